@@ -1,0 +1,429 @@
+//! The streams of a session: its log in memory, and the connections that read it (`events.rs`).
+//!
+//! Connections pull. A connection knows how far its client has seen, asks the log for what is owed when
+//! it can write, and waits for a wake-up otherwise; so nothing is queued for a reader that does not read, and a resumed
+//! stream is the same thing as a live one that starts further back. Only what is on stable storage is shown.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use tokio::sync::Notify;
+
+use super::Engine;
+use super::session::Session;
+use crate::base::ids::Origin;
+use crate::base::limits::{STREAMS_PER_SESSION, UNSTORED};
+use crate::state::cursor::Cursor;
+use crate::state::log::{Cut, Entry, Kind, Log, Retention, Spared, StreamName};
+use crate::store::StoreError;
+
+/// A connection that carries a stream.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    waker: AtomicWaker,
+    ended: AtomicBool,
+    /// Another connection has carried the stream since this one last looked.
+    superseded: AtomicBool,
+    /// Up to this number of this process's run it has looked for what it carries.
+    handed: AtomicU64,
+    /// It has taken something, or will take nothing any more.
+    progress: Notify,
+    /// What the disk has no room for, and only whoever reads now is told.
+    unstored: Mutex<VecDeque<Bytes>>,
+}
+
+impl Reader {
+    /// Makes the connection look again.
+    pub(super) fn wake(&self) {
+        self.waker.wake();
+    }
+
+    /// Hands the connection a message that is not stored. Of more than it takes the newest are kept.
+    pub(super) fn tell_now(&self, message: Bytes) {
+        let mut unstored = self.unstored.lock().unwrap_or_else(PoisonError::into_inner);
+        if unstored.len() >= UNSTORED {
+            unstored.pop_front();
+        }
+        unstored.push_back(message);
+        drop(unstored);
+        self.wake();
+    }
+
+    /// The messages that are not stored.
+    pub(super) fn take_unstored(&self) -> VecDeque<Bytes> {
+        std::mem::take(&mut *self.unstored.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether the connection has to end; if not, `waker` is told when to look again.
+    pub(super) fn is_ended(&self, waker: &std::task::Waker) -> bool {
+        self.waker.register(waker);
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Whether another connection has carried the stream since this was asked last.
+    pub(super) fn was_superseded(&self) -> bool {
+        self.superseded.swap(false, Ordering::Relaxed)
+    }
+
+    /// The connection begins having been handed everything up to this number of this process's run.
+    pub(super) fn begins_at(&self, number: u64) {
+        self.handed.store(number, Ordering::Relaxed);
+    }
+
+    /// The connection was handed everything up to this number of this process's run.
+    pub(super) fn handed_up_to(&self, number: u64) {
+        self.handed.store(number, Ordering::Relaxed);
+        self.progress.notify_one();
+    }
+
+    /// Ends the connection, not the stream: its client can resume.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.waker.wake();
+        self.progress.notify_one();
+    }
+}
+
+/// A call that runs and has a stream.
+#[derive(Debug)]
+struct Live {
+    stream: StreamName,
+    /// The record with which its stream begins.
+    open: Bytes,
+    /// Where that record is in this process's run.
+    open_seq: u64,
+    /// Messages of it in the log.
+    told: u64,
+}
+
+/// The log of a session in memory, and who reads it.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    pub(super) log: Log,
+    /// Whether `log` holds what the disk holds. A session that only makes plain calls never reads it.
+    pub(super) loaded: bool,
+    /// Highest number of this process's run that is on stable storage.
+    pub(super) durable: u64,
+    /// Connections in the order in which they came. The last one of a stream carries it.
+    readers: Vec<(StreamName, Arc<Reader>)>,
+    /// Calls that run and have a stream.
+    live: Vec<Live>,
+    /// What was handed to any connection of the GET stream: where one without `Last-Event-ID` begins.
+    pub(super) position: Cursor,
+    /// `position` is further than what the store has of it.
+    pub(super) position_moved: bool,
+}
+
+impl Streams {
+    /// Without connections; `loaded` when the disk has nothing of it.
+    pub(super) fn new(loaded: bool, position: Cursor) -> Self {
+        Self { loaded, position, ..Self::default() }
+    }
+
+    /// The connection that carries `stream`.
+    pub(super) fn carrier(&self, stream: StreamName) -> Option<&Arc<Reader>> {
+        self.readers.iter().rev().find(|(name, _)| *name == stream).map(|(_, reader)| reader)
+    }
+
+    /// How many connections there are.
+    pub(super) fn readers(&self) -> usize {
+        self.readers.len()
+    }
+
+    /// A new connection for `stream`, which carries it from now on. `take_over`: the connections before it end; else
+    /// they stay open beside it, silent, up to a bound.
+    pub(super) fn attach(&mut self, stream: StreamName, take_over: bool) -> Arc<Reader> {
+        if take_over {
+            self.readers.retain(|(name, reader)| {
+                if *name == stream {
+                    reader.end();
+                }
+                *name != stream
+            });
+        } else if self.readers.iter().filter(|(name, _)| *name == stream).count() >= STREAMS_PER_SESSION
+            && let Some(at) = self.readers.iter().position(|(name, _)| *name == stream)
+        {
+            self.readers.remove(at).1.end();
+        }
+        if let Some(before) = self.carrier(stream) {
+            before.superseded.store(true, Ordering::Relaxed);
+        }
+        let reader = Arc::new(Reader::default());
+        self.readers.push((stream, Arc::clone(&reader)));
+        reader
+    }
+
+    pub(super) fn detach(&mut self, reader: &Arc<Reader>) {
+        let Some(at) = self.readers.iter().position(|(_, known)| Arc::ptr_eq(known, reader)) else { return };
+        let (stream, gone) = self.readers.remove(at);
+        gone.progress.notify_one();
+        // One that stood beside it carries on.
+        if let Some(next) = self.carrier(stream) {
+            next.wake();
+        }
+    }
+
+    /// A call has a stream from now on, which begins with the record `open`; `told` messages of it were stored by
+    /// processes before this one.
+    pub(super) fn begin_call(&mut self, stream: StreamName, open: Bytes, told: u64) {
+        self.live.push(Live { stream, open, open_seq: 0, told });
+    }
+
+    /// The call of this stream runs no more.
+    pub(super) fn end_call(&mut self, stream: StreamName) {
+        self.live.retain(|call| call.stream != stream);
+    }
+
+    /// Whether a call runs that has this stream.
+    pub(super) fn is_live(&self, stream: StreamName) -> bool {
+        self.live.iter().any(|call| call.stream == stream)
+    }
+
+    fn append(
+        &mut self,
+        own: Origin,
+        kind: Kind,
+        stream: StreamName,
+        payload: Bytes,
+        now_ms: u64,
+        entries: &mut Vec<Entry>,
+    ) {
+        let entry = self.log.append(own, kind, stream, payload, now_ms);
+        if let Some(call) = self.live.iter_mut().find(|call| call.stream == stream) {
+            match kind {
+                Kind::Open => call.open_seq = entry.seq,
+                Kind::Message => call.told += 1,
+                Kind::Final | Kind::Close => {}
+            }
+        }
+        entries.push(entry);
+    }
+
+    /// Cuts the log back to what is kept, `newest` being the first number that is being written now. What a
+    /// connection is about to take is spared within reason. Where the beginning of a running call is cut off it is
+    /// written again: should this process die, the next one finds the call by it.
+    pub(super) fn trim_for(
+        &mut self,
+        own: Origin,
+        keep: Retention,
+        newest: u64,
+        now_ms: u64,
+        entries: &mut Vec<Entry>,
+    ) -> Vec<Cut> {
+        self.trim(own, keep, newest, now_ms, entries)
+    }
+
+    fn trim(
+        &mut self,
+        own: Origin,
+        keep: Retention,
+        newest: u64,
+        now_ms: u64,
+        entries: &mut Vec<Entry>,
+    ) -> Vec<Cut> {
+        let unread = if self.log.exceeds(keep) { self.first_unread(own).unwrap_or(newest) } else { newest };
+        let trimmed = self.log.trim(keep, now_ms, Some(Spared { origin: own, newest, unread }));
+        let base = self.log.base(own);
+        let cut: Vec<(StreamName, Bytes)> = self
+            .live
+            .iter()
+            .filter(|call| (1..base).contains(&call.open_seq))
+            .map(|call| (call.stream, super::orphan::record(&call.open, call.told)))
+            .collect();
+        for (stream, record) in cut {
+            self.append(own, Kind::Open, stream, record, now_ms, entries);
+        }
+        trimmed
+    }
+
+    /// The lowest number of this process's run that a connection which carries its stream has not taken yet.
+    fn first_unread(&self, own: Origin) -> Option<u64> {
+        let mut get_seen = false;
+        let carriers = self.readers.iter().rev().filter(|(stream, _)| {
+            // Only the last one of the GET stream carries; the other streams have one connection at most.
+            *stream != StreamName::GET || !std::mem::replace(&mut get_seen, true)
+        });
+        carriers.filter_map(|(stream, reader)| self.unread(*stream, reader, own)).min()
+    }
+
+    /// The first entry of `stream` that its reader has not taken.
+    fn unread(&self, stream: StreamName, reader: &Reader, own: Origin) -> Option<u64> {
+        let handed = reader.handed.load(Ordering::Relaxed);
+        let first = self.log.of_stream(stream, own, handed).next().map(|entry| entry.seq);
+        if first.is_none() {
+            // Not looked through again next time.
+            reader.handed.fetch_max(self.log.high_water(own), Ordering::Relaxed);
+        }
+        first
+    }
+
+    /// The connection that carries `stream`, if what it has not taken yet would, with what is coming, be more than half
+    /// of what is kept.
+    fn lagging(
+        &self,
+        stream: StreamName,
+        own: Origin,
+        keep: Retention,
+        coming: &[(Kind, Bytes)],
+    ) -> Option<Arc<Reader>> {
+        let reader = self.carrier(stream).filter(|reader| !reader.ended.load(Ordering::Acquire))?;
+        let first = self.unread(stream, reader, own)?;
+        let mut entries = coming.len();
+        let mut bytes: usize = coming.iter().map(|(_, payload)| payload.len()).sum();
+        for entry in self.log.of_stream(stream, own, first - 1) {
+            entries += 1;
+            bytes += entry.cost();
+        }
+        (entries > keep.entries / 2 || bytes > keep.bytes / 2).then(|| Arc::clone(reader))
+    }
+
+    /// Whether `seen` may have been given for this log: it claims nothing of this process's run that was not said. What was
+    /// said may have been handed on by another instance before the disk of this one has it.
+    pub(super) fn may_have_given(&self, own: Origin, seen: &Cursor) -> bool {
+        seen.seen(own) <= self.log.high_water(own)
+    }
+
+    /// Makes every connection look again.
+    pub(super) fn wake_all(&self) {
+        self.readers.iter().for_each(|(_, reader)| reader.wake());
+    }
+
+    /// Ends every connection.
+    pub(super) fn end_all(&mut self) {
+        for (_, reader) in self.readers.drain(..) {
+            reader.end();
+        }
+    }
+}
+
+impl Session {
+    /// Reads the log from the disk if it was not yet, and sees to the calls that a dead process left behind.
+    pub(super) async fn load_log(self: &Arc<Self>, engine: &Arc<Engine>) -> Result<(), StoreError> {
+        if self.streams().loaded {
+            return Ok(());
+        }
+        let mut log = engine.store.log(self.claims.key).await?;
+        log.sort_runs();
+        {
+            let mut streams = self.streams();
+            if streams.loaded {
+                return Ok(());
+            }
+            streams.durable = log.high_water(engine.store.origin());
+            streams.log = log;
+            streams.loaded = true;
+        }
+        self.read_all_shared(engine).await;
+        // In a task of its own: the request that happened to read the log may be given up by its client.
+        if !super::orphan::find(&self.streams().log, engine.store.origin()).is_empty() {
+            engine.tasks.spawn(super::orphan::see_to(Arc::clone(engine), Arc::clone(self)));
+        }
+        Ok(())
+    }
+
+    /// Appends to a stream and waits until it is on stable storage; then its connection is woken.
+    pub(super) async fn append(
+        self: &Arc<Self>,
+        engine: &Arc<Engine>,
+        stream: StreamName,
+        items: Vec<(Kind, Bytes)>,
+    ) -> Result<(), StoreError> {
+        self.load_log(engine).await?;
+        let heard: Vec<Bytes> = match engine.topics.is_heard() {
+            true => items.iter().filter(|(kind, _)| *kind == Kind::Message).map(|it| it.1.clone()).collect(),
+            false => Vec::new(),
+        };
+        let place = engine.store.place().await?;
+        let (done, finished) = tokio::sync::oneshot::channel();
+        {
+            let mut streams = self.streams();
+            // Let go of while this waited: its numbers may be given out anew by whoever follows it.
+            if self.is_ended() {
+                return Err(StoreError::Gone);
+            }
+            let now = engine.clock.now_ms();
+            let own = engine.store.origin();
+            let mut entries = Vec::with_capacity(items.len());
+            for (kind, payload) in items {
+                streams.append(own, kind, stream, payload, now, &mut entries);
+            }
+            let newest = entries.first().map_or(0, |entry| entry.seq);
+            let trimmed = streams.trim(own, engine.retention, newest, now, &mut entries);
+            let last = entries.last().map_or(0, |entry| entry.seq);
+            let session = Arc::clone(self);
+            // Queued under the lock, so that the order on disk is the order of the numbers.
+            engine.store.append(
+                place,
+                self.claims.key,
+                entries,
+                trimmed,
+                Box::new(move |written| {
+                    if written.is_ok() {
+                        let streams = session.written_up_to(last);
+                        if let Some(reader) = streams.carrier(stream) {
+                            reader.wake();
+                        }
+                    }
+                    let _ = done.send(written);
+                }),
+            );
+        }
+        finished.await.unwrap_or(Err(StoreError::Closed))?;
+        engine.say_to_session(self.claims.key, heard);
+        engine.store.share(self.claims.key).await;
+        Ok(())
+    }
+
+    /// Notes that this process's run is on stable storage up to this number.
+    pub(super) fn written_up_to(&self, number: u64) -> MutexGuard<'_, Streams> {
+        let mut streams = self.streams();
+        streams.durable = streams.durable.max(number);
+        streams
+    }
+
+    /// Waits while the connection that carries `stream` is so far behind that with what is `coming` the history would
+    /// run over. One that takes nothing for `streams.stall_seconds` is not waited for.
+    pub(super) async fn await_reader(&self, engine: &Engine, stream: StreamName, coming: &[(Kind, Bytes)]) {
+        loop {
+            let lagging = self.streams().lagging(stream, engine.store.origin(), engine.retention, coming);
+            let Some(reader) = lagging else { return };
+            if tokio::time::timeout(engine.stall, reader.progress.notified()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// What became of the retention: settings in the form in which logs want them.
+pub(super) fn retention(settings: &crate::config::Streams) -> Retention {
+    Retention {
+        entries: settings.max_entries,
+        bytes: settings.max_bytes,
+        age_ms: settings.max_age_seconds.saturating_mul(1_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_of_what_the_disk_does_not_have_yet_is_no_strangers() {
+        let own = Origin::from_bits(1);
+        let mut streams = Streams::new(true, Cursor::default());
+        for _ in 0..3 {
+            streams.append(own, Kind::Message, StreamName::GET, Bytes::new(), 1, &mut Vec::new());
+        }
+        streams.durable = 2;
+        let seen = |seq| {
+            let mut cursor = Cursor::default();
+            cursor.advance(own, seq);
+            cursor
+        };
+        assert!(streams.may_have_given(own, &seen(3)));
+        assert!(!streams.may_have_given(own, &seen(4)));
+    }
+}

@@ -1,0 +1,100 @@
+//! Event streams and the end of the server.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::TcpSocket;
+use tokio::time::timeout;
+
+use crate::support::{PATIENCE, POST, Raw, Server, start, until};
+
+const GET: &str = "GET /mcp HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n";
+
+async fn open(server: &Server) -> Raw {
+    let mut raw = Raw::to(server.address).await;
+    raw.send(GET).await;
+    let head = raw.head().await;
+    assert_eq!((head.status, head.header("content-type")), (200, "text/event-stream"));
+    assert_eq!(head.header("cache-control"), "no-cache, no-transform");
+    assert_eq!(head.header("x-accel-buffering"), "no");
+    assert_eq!(head.header("mcp-session-id"), "s1.x");
+    raw
+}
+
+#[tokio::test]
+async fn events_arrive_when_they_happen_and_silence_is_filled() {
+    let server = start(|config| config.streams.keep_alive_seconds = 1).await;
+    let mut raw = open(&server).await;
+    let sender = server.engine.streams.lock().unwrap()[0].clone();
+    sender.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+    assert!(raw.take_until("data: 1\n\n").await.ends_with("data: 1\n\n"));
+    raw.take_until(":\n\n").await;
+    drop((sender, std::mem::take(&mut *server.engine.streams.lock().unwrap())));
+    raw.take_until("0\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn a_stream_is_dropped_when_its_reader_goes() {
+    let server = start(|_| {}).await;
+    drop(open(&server).await);
+    until("the drop", || server.engine.dropped.load(Ordering::SeqCst) == 1).await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_after_its_time() {
+    let server = start(|config| config.streams.max_seconds = 1).await;
+    let mut raw = open(&server).await;
+    raw.take_until("0\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn a_reader_that_takes_nothing_is_cut() {
+    let server = start(|config| config.streams.stall_seconds = 1).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = socket.connect(server.address).await.unwrap();
+    stream.writable().await.unwrap();
+    let request =
+        format!("{}\r\nHost: localhost\r\nContent-Length: 7\r\n\r\nendless", POST.replace('\n', "\r\n"));
+    assert_eq!(stream.try_write(request.as_bytes()).unwrap(), request.len());
+    until("the cut", || server.engine.dropped.load(Ordering::SeqCst) == 1).await;
+}
+
+#[tokio::test]
+async fn a_drain_ends_streams_lets_answers_finish_and_returns() {
+    let server = start(|config| config.server.drain_seconds = 15).await;
+    let mut raw = open(&server).await;
+    let mut idle = Raw::to(server.address).await;
+    idle.send("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert_eq!(idle.response().await.status, 200);
+    // The interim answer says that the request has reached its handler.
+    let mut slow = Raw::to(server.address).await;
+    let head = POST.replace('\n', "\r\n");
+    slow.send(format!("{head}\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 6\r\n\r\nabc"))
+        .await;
+    assert_eq!(slow.head().await.status, 100);
+    let silent = Raw::to(server.address).await;
+    until("four connections", || server.counts.opened.load(Ordering::SeqCst) == 4).await;
+    server.drain.cancel();
+    raw.take_until("0\r\n\r\n").await;
+    assert_eq!(idle.end().await, b"");
+    assert_eq!(silent.end().await, b"");
+    slow.send("def").await;
+    assert_eq!(slow.response().await.body, "abcdef");
+    timeout(Duration::from_secs(10), server.done).await.expect("before the bound").unwrap();
+    assert!(tokio::net::TcpStream::connect(server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn what_does_not_end_is_cut_at_the_bound_of_the_drain() {
+    let server = start(|config| config.server.drain_seconds = 1).await;
+    let mut raw = Raw::to(server.address).await;
+    raw.send(format!("{}\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nhang", POST.replace('\n', "\r\n")))
+        .await;
+    until("the call", || server.engine.calls.load(Ordering::SeqCst) == 1).await;
+    server.drain.cancel();
+    timeout(PATIENCE, server.done).await.expect("returns").unwrap();
+    assert_eq!(server.engine.dropped.load(Ordering::SeqCst), 1);
+    raw.end().await;
+}
