@@ -13,7 +13,7 @@ use super::facts::FileFacts;
 use super::files::{Found, Listing, Selection, list};
 use super::language::Language;
 use super::parse::{Parsers, Unparsed};
-use crate::base::clock::Clock;
+use crate::base::clock::{Clock, millis};
 use crate::base::limits::{MINIFIED_FILE_BYTES, MINIFIED_LINE_BYTES, PARSE_FILE, SOURCE_FILE_BYTES};
 
 /// How far an analysis has come.
@@ -267,7 +267,7 @@ impl Bench<'_> {
         }
         // Offsets of the tree are those of the text after a byte order mark, which belongs to no line.
         let source = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-        let limit = u64::try_from(PARSE_FILE.as_millis()).unwrap_or(u64::MAX);
+        let limit = millis(PARSE_FILE);
         let until_ms = self.clock.monotonic_ms().saturating_add(limit);
         let parsed = parsers.parse(file.language, source, self.clock, until_ms, stop).and_then(|tree| {
             let stopped = || stop() || self.clock.monotonic_ms() >= until_ms;

@@ -68,6 +68,8 @@ impl Clock for ManualClock {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+/// Whole milliseconds; of one that is too long, as many as there are.
+#[must_use]
+pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

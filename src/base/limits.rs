@@ -241,7 +241,7 @@ pub const PAGE_BYTES: (usize, usize) = (1024, 4 * 1024 * 1024);
 pub const PAGED_BYTES: usize = 16 * 1024 * 1024;
 /// What one principal may have kept of paged results on an instance, bytes; beyond it results are told whole.
 pub const PAGED_BYTES_EACH: usize = 64 * 1024 * 1024;
-/// How long a paged result can be read.
+/// How long a paged result can be read at least; at most twice as long.
 pub const PAGED_KEPT: Duration = Duration::from_secs(3600);
 /// Cached results that the operator is shown, unless another number is asked for, and at most.
 pub const CACHED_SHOWN: (usize, usize) = (100, 10_000);

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use self::state::{State, portable};
 use super::Engine;
 use super::outbox::CallOutbox;
+use crate::base::clock::millis;
 use crate::base::limits::{HELD_CALLS, HELD_CALLS_PER_PRINCIPAL};
 use crate::base::seal::{hex, random};
 use crate::base::table::Table;
@@ -125,7 +126,7 @@ impl Engine {
         };
         let now = self.clock.now_ms();
         let name = hex(&random::<16>());
-        let within = u64::try_from(self.held.within.as_millis()).unwrap_or(u64::MAX);
+        let within = millis(self.held.within);
         let state = State::new(
             principal,
             digest,

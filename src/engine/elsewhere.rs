@@ -240,7 +240,7 @@ impl Watch for Watcher {
 
     fn cached(&self, name: &str) {
         if let Some(engine) = self.0.upgrade() {
-            engine.registry.results().changed_elsewhere(name);
+            engine.registry.results().look_again(name);
         }
     }
 

@@ -144,6 +144,9 @@ impl LogEvents {
                     Kind::Close => {}
                     Kind::Message | Kind::Final => {
                         delivered += 1;
+                        if entry.kind.ends_stream() {
+                            push_unstored(frames, reader);
+                        }
                         push_event(frames, seen, stream, &entry.payload);
                     }
                 }
@@ -156,10 +159,7 @@ impl LogEvents {
         if delivered > 0 {
             engine.counters.delivered(delivered);
         }
-        for message in reader.take_unstored() {
-            // Without an id: it cannot be resumed from.
-            write_event(frames, None, None, &message);
-        }
+        push_unstored(frames, reader);
         reader.handed_up_to(position.seen.seen(own).max(position.scanned.seen(own)));
         if is_get && !streams.position.covers(&position.seen) {
             streams.position.join(&position.seen);
@@ -222,6 +222,13 @@ pub(super) struct QueueEvents {
 impl QueueEvents {
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         self.messages.poll_recv(cx).map(|message| message.map(|message| frame(&message)))
+    }
+}
+
+/// What could not be stored: without an id, because it cannot be resumed from. Nothing comes after what ends a stream.
+fn push_unstored(frames: &mut Vec<u8>, reader: &Reader) {
+    for message in reader.take_unstored() {
+        write_event(frames, None, None, &message);
     }
 }
 

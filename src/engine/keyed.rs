@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Engine;
 use super::orphan::interrupted;
 use super::session::store_error;
+use crate::base::clock::millis;
 use crate::base::ids::SessionKey;
 use crate::base::limits::INSTANCE_BEAT;
 use crate::base::seal::hex;
@@ -177,10 +178,6 @@ impl StoredKeys {
         let report = Report { fence: FENCE, rev, rank, payload: Bytes::from(payload) };
         engine.store.put_result(id_of(key), report, self.ttl).await
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn id_of(key: &Key) -> ResultId {

@@ -1,8 +1,8 @@
 //! Results that a client takes page by page. It says so with its request (`outlast/pageBytes` in `_meta`); of a longer
 //! result it gets the first page and a link, and reads on with `resources/read`.
 //!
-//! The whole is kept as results of tasks are: on the disk, sealed, shared with sister instances, for an hour. It is found
-//! by its principal alone.
+//! The whole is kept as results of tasks are: on the disk, sealed, shared with sister instances, for an hour at least. It is
+//! found by its principal alone.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use super::Engine;
 use super::catalog::no_resource;
 use super::session::store_error;
-use crate::base::clock::SharedClock;
+use crate::base::clock::{SharedClock, millis};
 use crate::base::ids::SessionKey;
 use crate::base::limits::{PAGE_BYTES, PAGED_BYTES, PAGED_BYTES_EACH, PAGED_KEPT};
 use crate::base::seal::{hex, sha256};
@@ -114,7 +114,7 @@ impl Paged {
         if text.len() <= page_bytes || text.len() > PAGED_BYTES {
             return result;
         }
-        let id = id_of(principal, page_bytes, &text);
+        let id = id_of(principal, page_bytes, self.clock.now_ms() / millis(PAGED_KEPT).max(1), &text);
         let kept = Kept {
             principal: Cow::Borrowed(principal),
             kind: Cow::Borrowed(kind),
@@ -141,7 +141,12 @@ impl Paged {
         }
         let payload = rmp_serde::to_vec_named(kept).map_err(|error| StoreError::Io(error.to_string()))?;
         let report = Report { fence: 1, rev: 1, rank: TERMINAL, payload: Bytes::from(payload) };
-        self.store.put_result(name, report, PAGED_KEPT).await.map(|_| true)
+        // Of an equal result the same one is told within an hour of the clock: it lasts for another one after that.
+        let put = self.store.put_result(name, report, PAGED_KEPT * 2).await;
+        if put.is_err() {
+            self.give_back(principal, kept.text.len());
+        }
+        put.map(|_| true)
     }
 
     /// Whether a principal may keep so much more here.
@@ -158,9 +163,18 @@ impl Paged {
         if kept.iter().map(|(_, bytes)| bytes).sum::<usize>() + bytes > PAGED_BYTES_EACH {
             return false;
         }
-        let ttl_ms = u64::try_from(PAGED_KEPT.as_millis()).unwrap_or(u64::MAX);
-        kept.push_back((now_ms.saturating_add(ttl_ms), bytes));
+        kept.push_back((now_ms.saturating_add(millis(PAGED_KEPT * 2)), bytes));
         true
+    }
+
+    /// What was admitted was not kept.
+    fn give_back(&self, principal: &str, bytes: usize) {
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = room.get_mut(principal)
+            && let Some(at) = kept.iter().rposition(|(_, of)| *of == bytes)
+        {
+            kept.remove(at);
+        }
     }
 
     async fn read(&self, call: &Call) -> Result<Box<RawValue>, RpcError> {
@@ -272,9 +286,10 @@ fn cut(result: &RawValue, id: &str, kept: &Kept<'_>) -> Option<Box<RawValue>> {
     with_member(&text, "_meta", &meta).map(raw)
 }
 
-fn id_of(principal: &str, page_bytes: usize, text: &str) -> String {
-    let whole =
-        [&sha256(principal.as_bytes())[..], &page_bytes.to_be_bytes(), &sha256(text.as_bytes())].concat();
+/// `hour`: equal results of another one are another one.
+fn id_of(principal: &str, page_bytes: usize, hour: u64, text: &str) -> String {
+    let (principal, text) = (sha256(principal.as_bytes()), sha256(text.as_bytes()));
+    let whole = [&principal[..], &page_bytes.to_be_bytes(), &hour.to_be_bytes(), &text].concat();
     hex(&sha256(&whole)).chars().take(ID).collect()
 }
 

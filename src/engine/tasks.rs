@@ -30,6 +30,7 @@ use super::Engine;
 use super::listen::Listener;
 use super::session::{Session, store_error};
 use crate::auth::Principal;
+use crate::base::clock::millis;
 use crate::base::ids::{SessionKey, TaskClaims, TaskKey};
 use crate::base::limits::{TASK_LEASE, TASK_MESSAGE_BYTES, TASK_MIN_TTL, TASKS_RUNNING};
 use crate::base::table::Table;
@@ -215,7 +216,7 @@ impl Engine {
     /// What the client asks for within bounds; in a session no longer than the session stays though nobody uses it.
     fn task_ttl_ms(&self, wanted: &Wanted, now_ms: u64) -> u64 {
         let asked = wanted.ttl_ms.unwrap_or(self.mcp_tasks.ttl_ms).min(self.mcp_tasks.max_ttl_ms);
-        let asked = asked.max(u64::try_from(TASK_MIN_TTL.as_millis()).unwrap_or(u64::MAX));
+        let asked = asked.max(millis(TASK_MIN_TTL));
         match &wanted.session {
             None => asked,
             // Uses are written down only now and then, so a session may go a little before its time.
@@ -407,7 +408,7 @@ impl Engine {
 }
 
 fn lease_ms() -> u64 {
-    u64::try_from(TASK_LEASE.as_millis()).unwrap_or(u64::MAX)
+    millis(TASK_LEASE)
 }
 
 fn refused(why: &str) -> RpcError {

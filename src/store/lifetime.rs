@@ -8,11 +8,11 @@ use serde::Serialize;
 use super::cache::Session;
 use super::commit::Work;
 use super::durable::{Durable, Table, Write};
-use super::locks::millis;
 use super::record::{Head, StoredStamp};
 use super::share::{Owed, OwedDoc};
 use super::write::Plan;
 use super::{Store, StoreError, record};
+use crate::base::clock::millis;
 use crate::base::ids::SessionKey;
 
 /// How long a session has.

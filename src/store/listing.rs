@@ -8,11 +8,11 @@ use serde::{Serialize, Serializer};
 
 use super::cache::Session;
 use super::durable::{Durable, Table};
-use super::locks::millis;
 use super::payload::Sealer;
 use super::record::{self, Head, StoredResult};
 use super::sessions::{Committed, Sessions, State};
 use super::{Settings, Store, StoreError, doc_of, head_of, read_session, reading, rows, session_of};
+use crate::base::clock::millis;
 use crate::base::ids::{Origin, SessionKey};
 use crate::base::limits::{SESSIONS_LOOKED_AT, SESSIONS_PAGE};
 use crate::state::doc::{Field, Version};

@@ -24,6 +24,7 @@ use super::durable::{Durable, Table, Write};
 use super::listing::LockInfo;
 use super::record::{self, StoredLock};
 use super::{Lookup, Place, Store, StoreError, rows};
+use crate::base::clock::millis;
 use crate::base::ids::SessionKey;
 use crate::base::limits::{LOCK_KEEP, LOCK_MAX_TTL, LOCKS, NAME_BYTES};
 use crate::state::lock::{Register, Scope, Token};
@@ -72,7 +73,16 @@ struct Held {
     scope: Scope,
 }
 
-/// Now, on three clocks.
+impl Held {
+    /// Whether more is known of a lock of all instances than that somebody has this fence of it.
+    fn is_later_than(&self, fence: u64) -> bool {
+        let register = &self.register;
+        self.scope == Scope::Global
+            && (register.fence > fence || (register.fence == fence && register.token.is_none()))
+    }
+}
+
+/// Now, on two clocks.
 #[derive(Clone, Copy)]
 struct Now {
     /// That never goes back, milliseconds.
@@ -124,10 +134,14 @@ impl Locks {
         let Fenced { name, fence, until_ms } = fenced;
         let (name, fence) = (name.as_str(), *fence);
         let known = self.known();
-        let held = known.by_name.get(name).map(|held| held.register);
         if let Some(until_ms) = *until_ms {
-            // As the shared store says. Taken here meanwhile, it was taken since.
-            return match held.filter(|held| held.fence > fence) {
+            // As the shared store says. Taken here meanwhile, it was taken since; what is left of one that was of this
+            // instance alone has fences of its own.
+            let held = known.by_name.get(name).filter(|held| {
+                held.register.fence > fence
+                    && (held.scope == Scope::Global || held.register.left_ms(now_ms) > 0)
+            });
+            return match held.map(|held| held.register) {
                 Some(held) => {
                     Err(StoreError::Fenced { lock: name.to_owned(), fence, newest: Some(held.fence) })
                 }
@@ -137,6 +151,7 @@ impl Locks {
                 None => Ok(known),
             };
         }
+        let held = known.by_name.get(name).map(|held| held.register);
         match held {
             Some(register) if register.admits(fence) => Ok(known),
             _ => {
@@ -475,8 +490,4 @@ pub(super) fn check_name(what: &str, name: &str) -> Result<(), StoreError> {
             "{name:?} cannot be the name of {what}: want 1 to {NAME_BYTES} bytes without NUL"
         ))),
     }
-}
-
-pub(super) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

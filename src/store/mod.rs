@@ -64,7 +64,7 @@ use self::share::Owed;
 use self::sled as database;
 use self::values::Values;
 use self::write::{NewSession, Plan, unchanged};
-use crate::base::clock::SharedClock;
+use crate::base::clock::{SharedClock, millis};
 use crate::base::ids::{Origin, SessionKey};
 use crate::base::limits::CACHE_BYTES;
 use crate::base::seal::Keys;
@@ -333,7 +333,7 @@ impl Store {
         unused: Duration,
     ) -> Result<Created, StoreError> {
         let place = self.place().await?;
-        let unused_ms = locks::millis(unused);
+        let unused_ms = millis(unused);
         let mut stamps = |_| self.stamp();
         let new = NewSession { principal, deadline_ms, unused_ms, fields };
         self.write(key, place, |current| self.plan_create(key, new, &mut stamps, &current)).await

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::durable::Table;
-use super::locks::{check_name, check_ttl, millis};
+use super::locks::{check_name, check_ttl};
 use super::record::{self, Head, StoredResult};
 use super::share::{Asked, Owed};
 use super::{ResultInfo, Store, StoreError, reading, rows};
+use crate::base::clock::millis;
 use crate::base::ids::SessionKey;
 use crate::base::limits::{RESULT_BYTES, RESULT_MAX_TTL, RESULTS_PER_SESSION};
 use crate::state::result::{Outcome, Reported, TERMINAL, report};

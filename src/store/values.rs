@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use moka::sync::Cache;
 
-use super::locks::{check_name, millis};
+use super::locks::check_name;
 use super::{Store, StoreError};
+use crate::base::clock::millis;
 use crate::base::limits::CACHE_BYTES;
 
 /// What an entry takes beside key and value, bytes.

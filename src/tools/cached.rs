@@ -30,14 +30,14 @@ use self::flight::{Flights, Landed, Seat};
 pub use self::kept::{CACHED, NO_CACHE, TAGS};
 use self::kept::{Kept, Verdict};
 use self::key::{Key, Keys};
-use self::memory::{Entry, Memory};
+use self::memory::{Entry, Memory, NEVER};
 pub(crate) use self::rules::Rules;
 pub use self::shelf::{Mark, Shelf};
 pub use self::tags::Tag;
 use self::tags::Voids;
 use self::watched::Watched;
 use super::{BoxFuture, Call};
-use crate::base::clock::{SharedClock, SystemClock};
+use crate::base::clock::{SharedClock, SystemClock, millis};
 use crate::base::table::Table;
 use crate::rpc::error::RpcError;
 
@@ -226,10 +226,12 @@ impl Results {
         self.voids.void(tags);
     }
 
-    /// A result in the shared tier became another one, or is gone.
-    pub fn changed_elsewhere(&self, name: &str) {
-        if let (Some(memory), Some(key)) = (&self.memory, Key::parse(name)) {
-            memory.forget(&key);
+    /// A result in the shared tier became another one, perhaps by this instance itself: before memory's is told again,
+    /// that tier is asked.
+    pub fn look_again(&self, name: &str) {
+        let held = self.memory.as_ref().zip(Key::parse(name)).and_then(|(memory, key)| memory.get(&key));
+        if let Some(entry) = held {
+            entry.epoch.store(NEVER, Ordering::Relaxed);
         }
     }
 
@@ -409,7 +411,7 @@ impl Tier<'_> {
     }
 
     fn put(&self, key: Key, kept: Kept, left: Duration, since: u64, epoch: u64) -> Arc<Entry> {
-        let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        let left_ms = millis(left);
         let until_ms = self.results.clock.monotonic_ms().saturating_add(left_ms);
         let entry = Arc::new(Entry { kept: kept.packed(), until_ms, since, epoch: epoch.into() });
         self.memory.put(key, Arc::clone(&entry));

@@ -32,7 +32,6 @@ await same("lists the same resources", (client) => client.listResources());
 await same("lists the same templates", (client) => client.listResourceTemplates());
 for (const [name, args] of [
   ["echo", { message: 'häh? "quoted" \u{1F980}\n' }],
-  ["echo", {}],
   ["count", {}],
   ["count", {}],
   ["add", { a: 1, b: 2.5 }],
@@ -42,6 +41,13 @@ for (const [name, args] of [
 ]) {
   await same(`${name} ${JSON.stringify(args)} answers the same`, (client) => client.callTool({ name, arguments: args }));
 }
+await checks.run("arguments that do not fit are a failed call on both, each in its own words", async () => {
+  for (const client of [here, there]) {
+    const told = await client.callTool({ name: "echo", arguments: {} });
+    assert.equal(told.isError, true, JSON.stringify(told));
+    assert.match(told.content[0].text, /message/, "it says which one");
+  }
+});
 await same("fills in a prompt", (client) => client.getPrompt({ name: "greet", arguments: { who: "Ada" } }));
 await same("reads a resource", (client) => client.readResource({ uri: "test://note" }));
 await same("reads one of a template", (client) => client.readResource({ uri: "test://item/7" }));

@@ -183,6 +183,23 @@ async fn principals_do_not_see_each_others_results_unless_they_are_everybodys() 
 }
 
 #[tokio::test]
+async fn what_stands_under_a_key_is_not_kept_again_after_it_was_voided() {
+    let server = server_of(TEN_MINUTES).await;
+    let keyed = async || {
+        let mut params = mcp::claimed(json!({ "name": "made", "arguments": {} }));
+        params["_meta"]["io.outlast/idempotencyKey"] = "k".into();
+        said(&request_as(&server, None, "tools/call", "made", params).await["result"])
+    };
+    let first = keyed().await;
+    assert_eq!(said(&made(&server, json!({})).await), first, "it was kept");
+    let cleared = server.admin_exchange("DELETE", "/admin/cache", b"").await;
+    assert_eq!(cleared.status(), 200, "{}", cleared.text());
+    assert_eq!(keyed().await, first, "a key stands for one call");
+    let after = made(&server, json!({})).await;
+    assert!(!is_cached(&after) && said(&after) != first, "{after}");
+}
+
+#[tokio::test]
 async fn equal_calls_at_one_moment_run_once() {
     let server = Arc::new(server_of("slow = { cache_seconds = 600 }").await);
     let calls: Vec<_> = (0..20)

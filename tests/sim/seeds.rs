@@ -151,7 +151,7 @@ fn a_history_that_was_kept_is_judged_again() {
 }
 
 /// Seeds that every mutant has to be found within.
-const MUTANT_SEEDS: u64 = 40;
+const MUTANT_SEEDS: u64 = 48;
 /// Those in which the shyest were found before.
 const LIKELY: [u64; 5] = [1, 9, 29, 4, 43];
 
@@ -180,5 +180,5 @@ fn no_mutant_survives() {
             None => survivors.push(mutant),
         }
     }
-    assert!(survivors.is_empty(), "these survived {MUTANT_SEEDS} seeds: {survivors:?}");
+    assert!(survivors.is_empty(), "these survived every seed: {survivors:?}");
 }

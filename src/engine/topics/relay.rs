@@ -13,11 +13,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::Said;
+use crate::base::clock::millis;
 use crate::base::ids::{Origin, SessionKey};
 use crate::base::limits::{RELAY_BATCH, RELAY_QUEUE, TAILS, WANTED_FOR};
 use crate::engine::Engine;
 use crate::state::topic::Filter;
 use crate::store::remote::Hint;
+use crate::store::share::Told;
 
 /// What goes from one instance to the others.
 #[derive(Debug, Serialize, Deserialize)]
@@ -127,7 +129,7 @@ pub(super) struct Incoming {
 struct Read {
     hint: Option<Hint>,
     seen: HashMap<Origin, u64>,
-    /// Of what was said before nobody here wants to hear, milliseconds since the epoch.
+    /// Of what was said before nobody here wants to hear, milliseconds since the epoch; 0: the marks say it.
     since_ms: u64,
 }
 
@@ -183,10 +185,15 @@ impl Engine {
             let count = batch.len() as u64;
             let payloads: Vec<Bytes> =
                 batch.iter().filter_map(|item| Some(serde_json::to_vec(item).ok()?.into())).collect();
-            if !self.store.relay(payloads).await {
-                // Told with what is passed on next.
-                self.topics.outgoing.miss(count);
-                return;
+            match self.store.relay(payloads).await {
+                Told::Yes => {}
+                // The hole that it leaves says so.
+                Told::Lost => return,
+                Told::Unsent => {
+                    // Told with what is passed on next.
+                    self.topics.outgoing.miss(count);
+                    return;
+                }
             }
         }
     }
@@ -201,6 +208,8 @@ impl Engine {
             let mut read = self.topics.incoming.lock();
             read.hint = Some(pulled.hint);
             read.seen.extend(pulled.marks);
+            // What is new is known by its number: a sister's clock may be behind.
+            read.since_ms = 0;
         }
     }
 
@@ -258,7 +267,7 @@ impl Engine {
 
     /// A sister says what somebody listens to there.
     pub(in crate::engine) fn sister_wants(&self, instance: String, filters: &[String]) {
-        let until_ms = self.clock.monotonic_ms().saturating_add(millis());
+        let until_ms = self.clock.monotonic_ms().saturating_add(millis(WANTED_FOR));
         let read = filters.iter().take(TAILS).filter_map(|filter| Filter::parse(filter).ok()).collect();
         self.topics.wanted.set(instance, read, until_ms);
         self.topics.count();
@@ -272,14 +281,10 @@ impl Engine {
             self.topics.count();
         }
         let told_ms = self.topics.outgoing.told_ms.load(Ordering::Relaxed);
-        if self.topics.has_tails() && now_ms.saturating_sub(told_ms) >= millis() / 3 {
+        if self.topics.has_tails() && now_ms.saturating_sub(told_ms) >= millis(WANTED_FOR) / 3 {
             self.tell_what_is_wanted();
         }
     }
-}
-
-fn millis() -> u64 {
-    u64::try_from(WANTED_FOR.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

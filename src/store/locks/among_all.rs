@@ -121,8 +121,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Fenced`]; [`StoreError::NotHolder`] when the holder's time is over; [`StoreError::Unshared`].
     pub(in crate::store) async fn under_fence(&self, name: String, fence: u64) -> Result<Fenced, StoreError> {
-        let scope = self.locks.known().by_name.get(&name).map(|held| held.scope);
-        if scope == Some(Scope::Instance) || (scope.is_none() && !self.is_shared()) {
+        if self.is_fence_of_here(&name, fence) {
             return Ok(Fenced { name, fence, until_ms: None });
         }
         let answered = self.look_at_lock(&name).await?;
@@ -136,6 +135,21 @@ impl Store {
         }
         let until_ms = Some(answered.now_ms.saturating_add(answered.assured_ms(left_ms)));
         Ok(Fenced { name, fence, until_ms })
+    }
+
+    /// Whether this instance alone says what a fence is worth. What is left of a lock that was one of this instance once
+    /// says nothing of the fences of all.
+    fn is_fence_of_here(&self, name: &str, fence: u64) -> bool {
+        match self.locks.known().by_name.get(name) {
+            Some(held) if held.scope == Scope::Global => false,
+            Some(held) => {
+                let register = held.register;
+                !self.is_shared()
+                    || register.fence == fence
+                    || register.left_ms(self.clock.monotonic_ms()) > 0
+            }
+            None => !self.is_shared(),
+        }
     }
 
     pub(super) async fn renew_among_all(
@@ -240,6 +254,10 @@ impl Store {
             let mut known = self.locks.known();
             let now = self.now();
             floor(&known, name, now.monotonic_ms)?;
+            if known.by_name.get(name).is_some_and(|held| held.is_later_than(fence)) {
+                // The answer took so long that its holder's time was over, or it was let go.
+                return Ok(());
+            }
             let writes = known.make_room(name, now.monotonic_ms)?;
             known.newest = known.newest.max(fence);
             let until_ms = now.monotonic_ms.saturating_add(ttl_ms);

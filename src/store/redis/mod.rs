@@ -45,7 +45,7 @@ use self::keys::Keys;
 use self::line::Line;
 use self::script::Call;
 use self::shared::Shared;
-use crate::base::clock::SharedClock;
+use crate::base::clock::{SharedClock, millis};
 use crate::base::ids::{Origin, SessionKey, parse_base36};
 use crate::base::limits::SCAN_PAGE;
 use crate::base::seal::{hex, random};
@@ -249,7 +249,7 @@ impl Links {
             lease_age_ms: line.lease_age_ms(&self.shared),
             leased: line.is_leased(&self.shared),
             round_trip_ms: facts.round_trip_us.map(|us| us as f64 / 1000.0),
-            pause_ms: u64::try_from(line.pause_left(&self.shared).as_millis()).unwrap_or(u64::MAX),
+            pause_ms: millis(line.pause_left(&self.shared)),
         }
     }
 

@@ -12,6 +12,7 @@ use redis::{Cmd, Value};
 
 use super::answer::{bytes, fault, list, natural, pairs, parts, text, whole};
 use super::keys::Keys;
+use crate::base::clock::millis;
 use crate::base::ids::{Origin, SessionKey, parse_base36};
 use crate::base::limits::{CACHED_MAX_TTL, STAMP_AHEAD, VOIDED_KEPT, VOIDED_TAGS};
 use crate::state::contract::{DIGEST, Voided, digest};
@@ -172,10 +173,6 @@ impl Call {
 
 fn number(number: impl ToString) -> Vec<u8> {
     number.to_string().into_bytes()
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A number that Lua and Redis take for a moment: beyond it both go wrong.

@@ -23,6 +23,7 @@ use super::shared::Shared;
 use super::track::{self, Told};
 use super::{answer, script};
 use crate::base::backoff::Backoff;
+use crate::base::clock::millis;
 use crate::base::ids::Origin;
 use crate::config::redis::RedisKind;
 use crate::state::link::{Cause, LinkState, Probed};
@@ -470,8 +471,4 @@ fn time_ms(value: &Value) -> Option<u64> {
     let mut parts = parts.iter().map(answer::whole);
     let (seconds, micros) = (parts.next()?.ok()?, parts.next()?.ok()?);
     u64::try_from(seconds.checked_mul(1000)?.checked_add(micros / 1000)?).ok()
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -9,7 +9,7 @@
 //! value     kind 1 as of a field | MessagePack: counting, number, tags, content
 //! ```
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,12 +19,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
 
 use super::Sharing;
+use crate::base::clock::millis;
 use crate::base::limits::{CACHED_PUTS, CACHED_SHARED_BYTES, VOIDED_TAGS};
 use crate::store::Store;
-use crate::store::locks::millis;
 use crate::store::remote::{LinkState, Voided};
 
-/// For so long after it was heard that tags were voided, what is held may still be used: I12 of docs/failover.md.
+/// For so long after it was heard that tags were voided, what is held may still be used: docs/caching.md.
 const UNREAD_MS: u64 = 1_000;
 /// Voidings of so long are told together.
 const TOGETHER: Duration = Duration::from_millis(20);
@@ -69,8 +69,6 @@ pub(super) struct SharedValues {
     /// Tags that were voided here and of which the shared store does not know yet.
     owed: Mutex<Owed>,
     news: Notify,
-    /// Values that are being put, by name: what is heard of them then is one's own voice.
-    own: Mutex<HashMap<String, u32>>,
     puts: Arc<Semaphore>,
 }
 
@@ -84,16 +82,18 @@ impl Default for SharedValues {
             epoch: AtomicU64::new(1),
             owed: Mutex::default(),
             news: Notify::new(),
-            own: Mutex::default(),
             puts: Arc::new(Semaphore::new(CACHED_PUTS)),
         }
     }
 }
 
+/// Tags of which the shared store is to be told.
 #[derive(Default)]
 struct Owed {
-    tags: BTreeSet<String>,
-    /// More of them than are remembered: stands for all.
+    /// By tag, the newest of its voidings here.
+    tags: BTreeMap<String, u64>,
+    newest: u64,
+    /// The tag that stands for everything, once there were more than are remembered.
     all: Option<String>,
 }
 
@@ -146,28 +146,12 @@ impl SharedValues {
     pub(super) fn lapsed(&self) {
         self.lapsed.store(true, Ordering::Release);
         self.epoch.fetch_add(1, Ordering::AcqRel);
-        lock(&self.own).clear();
         self.news.notify_one();
     }
 
     /// The link is another one.
     pub(super) fn wake(&self) {
         self.news.notify_one();
-    }
-
-    /// Whether it was this instance that is heard of.
-    pub(super) fn is_own(&self, name: &str) -> bool {
-        let mut own = lock(&self.own);
-        let Some(count) = own.get_mut(name) else { return false };
-        *count -= 1;
-        if *count == 0 {
-            own.remove(name);
-        }
-        true
-    }
-
-    fn expect_own(&self, name: &str) {
-        *lock(&self.own).entry(name.to_owned()).or_default() += 1;
     }
 
     /// The voidings, if they are known as of now.
@@ -181,8 +165,7 @@ impl SharedValues {
     }
 
     fn owes_any(&self, tags: &[String]) -> bool {
-        let owed = lock(&self.owed);
-        owed.all.is_some() || tags.iter().any(|tag| owed.tags.contains(tag))
+        lock(&self.owed).owes_any(tags)
     }
 }
 
@@ -293,12 +276,8 @@ impl Store {
             let offset_ms = store.offset_ms.load(Ordering::Relaxed);
             let until_ms = store.clock.now_ms().saturating_add_signed(offset_ms).saturating_add(millis(ttl));
             let made_ms = made_ms.saturating_add_signed(offset_ms);
-            sharing.values.expect_own(&name);
-            match sharing.remote.cache_put(&name, made_ms, Some((sealed, until_ms))).await {
-                Ok(true) => {}
-                // Then nothing is heard of it either, or what is heard may as well be another's.
-                Ok(false) | Err(_) => drop(sharing.values.is_own(&name)),
-            }
+            // Not kept, it is made again.
+            let _ = sharing.remote.cache_put(&name, made_ms, Some((sealed, until_ms))).await;
         });
     }
 
@@ -306,13 +285,7 @@ impl Store {
     /// stands for everything.
     pub fn void_shared_values(&self, tags: Vec<String>, all: String) {
         let Some(sharing) = self.sharing.get() else { return };
-        let mut owed = lock(&sharing.values.owed);
-        owed.tags.extend(tags);
-        if owed.tags.len() > VOIDED_TAGS {
-            owed.tags.clear();
-            owed.all = Some(all);
-        }
-        drop(owed);
+        lock(&sharing.values.owed).add(tags, &all);
         sharing.values.news.notify_one();
     }
 
@@ -349,27 +322,27 @@ impl Store {
 
     async fn tell_voided(&self, sharing: &Sharing) {
         loop {
-            let batch: Vec<String> = {
-                let owed = lock(&sharing.values.owed);
-                owed.all.iter().chain(&owed.tags).take(TAGS_AT_ONCE).cloned().collect()
-            };
+            let (batch, up_to) = lock(&sharing.values.owed).batch();
             if batch.is_empty() || sharing.remote.cache_void(batch.clone()).await.is_err() {
                 return;
             }
-            // Voided once more meanwhile: then it is told twice or was told in time.
-            let mut owed = lock(&sharing.values.owed);
-            owed.all = None;
-            owed.tags.retain(|tag| !batch.contains(tag));
+            // Owed until it is read back, so that what was voided here is not found there again meanwhile.
+            sharing.values.voided(self.clock.monotonic_ms());
+            if !self.read_voided(sharing).await {
+                return;
+            }
+            lock(&sharing.values.owed).told(&batch, up_to);
         }
     }
 
-    async fn read_voided(&self, sharing: &Sharing) {
+    /// False: they could not be read.
+    async fn read_voided(&self, sharing: &Sharing) -> bool {
         let values = &sharing.values;
         // Before it is read: what is heard from now on is news again.
         let unread_ms = values.unread_ms.swap(0, Ordering::AcqRel);
         let lapsed = values.lapsed.load(Ordering::Acquire);
         if unread_ms == 0 && !lapsed && lock(&values.known).is_some() {
-            return;
+            return true;
         }
         let epoch = values.epoch.load(Ordering::Acquire);
         let read = match sharing.remote.cache_voided().await {
@@ -382,7 +355,7 @@ impl Store {
         };
         let Ok(Some(voided)) = read else {
             values.unread_ms.store(unread_ms, Ordering::Release);
-            return;
+            return false;
         };
         let now = Arc::new(Known::of(voided));
         let before = lock(&values.known).replace(Arc::clone(&now));
@@ -397,12 +370,47 @@ impl Store {
         if values.epoch.load(Ordering::Acquire) == epoch {
             values.lapsed.store(false, Ordering::Release);
         }
+        true
     }
 }
 
 impl Owed {
+    fn add(&mut self, tags: impl IntoIterator<Item = String>, all: &str) {
+        self.newest += 1;
+        self.tags.extend(tags.into_iter().map(|tag| (tag, self.newest)));
+        if self.tags.len() > VOIDED_TAGS {
+            self.tags.clear();
+            self.tags.insert(all.to_owned(), self.newest);
+            self.all = Some(all.to_owned());
+        }
+    }
+
+    /// Some of them, and the newest voiding that telling them now tells.
+    fn batch(&self) -> (Vec<String>, u64) {
+        // The one that stands for all comes first: what it voids must not wait for the others.
+        let all = self.all.iter().filter(|all| self.tags.contains_key(*all));
+        let others = self.tags.keys().filter(|tag| Some(*tag) != self.all.as_ref());
+        (all.chain(others).take(TAGS_AT_ONCE).cloned().collect(), self.newest)
+    }
+
+    /// These are told; those that were voided once more meanwhile are not.
+    fn told(&mut self, tags: &[String], up_to: u64) {
+        for tag in tags {
+            if self.tags.get(tag).is_some_and(|number| *number <= up_to) {
+                self.tags.remove(tag);
+            }
+        }
+        if self.all.as_ref().is_some_and(|all| !self.tags.contains_key(all)) {
+            self.all = None;
+        }
+    }
+
+    fn owes_any(&self, tags: &[String]) -> bool {
+        self.all.is_some() || tags.iter().any(|tag| self.tags.contains_key(tag))
+    }
+
     fn is_empty(&self) -> bool {
-        self.tags.is_empty() && self.all.is_none()
+        self.tags.is_empty()
     }
 }
 
@@ -451,13 +459,29 @@ mod tests {
     }
 
     #[test]
-    fn ones_own_voice_is_known_as_often_as_one_spoke() {
-        let values = SharedValues::default();
-        values.expect_own("a");
-        values.expect_own("a");
-        assert!(values.is_own("a") && values.is_own("a") && !values.is_own("a") && !values.is_own("b"));
-        values.expect_own("a");
-        values.lapsed();
-        assert!(!values.is_own("a"));
+    fn what_is_voided_again_while_it_is_told_is_owed_still() {
+        let mut owed = Owed::default();
+        owed.add(["a".to_owned(), "b".to_owned()], "all");
+        let (told, up_to) = owed.batch();
+        assert_eq!(told, ["a", "b"]);
+        owed.add(["b".to_owned()], "all");
+        owed.told(&told, up_to);
+        assert_eq!(owed.batch().0, ["b"]);
+        let (told, up_to) = owed.batch();
+        owed.told(&told, up_to);
+        assert!(owed.is_empty());
+    }
+
+    #[test]
+    fn too_many_tags_become_the_one_that_stands_for_all() {
+        let mut owed = Owed::default();
+        owed.add((0..=VOIDED_TAGS).map(|n| n.to_string()), "all");
+        let (told, up_to) = owed.batch();
+        assert_eq!(told, ["all"]);
+        assert!(owed.owes_any(&["x".to_owned()]));
+        // Once more, while the first is told.
+        owed.add((0..=VOIDED_TAGS).map(|n| n.to_string()), "all");
+        owed.told(&told, up_to);
+        assert_eq!(owed.batch().0, ["all"]);
     }
 }

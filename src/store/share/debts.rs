@@ -214,6 +214,8 @@ impl Debts {
     /// The write that made a pledge is over; `written`: the disk has it. Returns the number of the debt.
     pub(super) fn arrived(&self, key: SessionKey, pledge: Pledge, written: bool) -> u64 {
         if pledge.beyond {
+            // The disk may have been read while the write was on its way there.
+            self.set_spilled(true);
             return 0;
         }
         self.change(key, |debt| {

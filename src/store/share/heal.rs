@@ -119,6 +119,7 @@ impl Store {
             self.offset_ms.store(sharing.remote.clock_offset_ms(), Ordering::Relaxed);
             if !sharing.is_agreed() {
                 self.try_to_agree(sharing).await;
+                rest = STEP;
                 continue;
             }
             let result = async {

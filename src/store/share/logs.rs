@@ -4,11 +4,11 @@ use bytes::Bytes;
 
 use super::pay::Unpaid;
 use super::{Owed, Pledged, Sharing};
+use crate::base::clock::millis;
 use crate::base::ids::{Origin, SessionKey};
 use crate::base::limits::{ANNOUNCEMENT_KEPT, PUSH_BYTES, PUSH_ENTRIES};
 use crate::state::log::{Cut, Entry, Kind, Log, StreamName};
 use crate::store::commit::Work;
-use crate::store::locks::millis;
 use crate::store::remote::{Appended, Hint, LogPush, RemoteError};
 use crate::store::{Done, Place, Store};
 
@@ -21,6 +21,17 @@ pub struct Pulled {
     pub entries: Vec<Entry>,
     /// Where to go on.
     pub hint: Hint,
+}
+
+/// What became of something that sister instances were to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It is where they find it.
+    Yes,
+    /// It was sent, and not known to have arrived: whoever reads on sees that numbers are missing, if it did not.
+    Lost,
+    /// It was not sent.
+    Unsent,
 }
 
 impl Store {
@@ -73,16 +84,16 @@ impl Store {
     /// Tells sister instances something that is worth nothing later: it is not kept here, and not owed.
     pub async fn announce(&self, payload: Bytes) {
         let Some(sharing) = self.sharing.get() else { return };
-        if !self.tell(sharing, SessionKey::CHANGES, &sharing.announced, vec![payload]).await {
+        if self.tell(sharing, SessionKey::CHANGES, &sharing.announced, vec![payload]).await != Told::Yes {
             tracing::debug!("sister instances were not told of a change: they are when the link is up");
         }
     }
 
-    /// Passes on to sister instances what somebody there listens to, on the same terms. False: it did not get through.
-    pub async fn relay(&self, payloads: Vec<Bytes>) -> bool {
+    /// Passes on to sister instances what somebody there listens to, on the same terms.
+    pub async fn relay(&self, payloads: Vec<Bytes>) -> Told {
         match self.sharing.get() {
             Some(sharing) => self.tell(sharing, SessionKey::TOPICS, &sharing.relayed, payloads).await,
-            None => false,
+            None => Told::Unsent,
         }
     }
 
@@ -92,9 +103,9 @@ impl Store {
         key: SessionKey,
         last: &tokio::sync::Mutex<u64>,
         payloads: Vec<Bytes>,
-    ) -> bool {
+    ) -> Told {
         if !sharing.is_up(key) {
-            return false;
+            return Told::Unsent;
         }
         let mut last = last.lock().await;
         let (first, at_ms) = (*last + 1, self.clock.now_ms());
@@ -105,19 +116,17 @@ impl Store {
                 sharing.form.entry(key, &Entry { origin, seq, at_ms, kind, stream, payload })
             })
             .collect();
-        let Ok(entries) = forms else { return false };
-        let count = entries.len() as u64;
+        let Ok(entries) = forms else { return Told::Unsent };
+        // Used up once they are sent: where the reply is lost, they may have been taken.
+        *last += entries.len() as u64;
         let expires_ms = at_ms.saturating_add(millis(ANNOUNCEMENT_KEPT));
         // Nothing older could be supplied: a hole is none.
         let push = LogPush { origin: self.origin, first, base: first, expires_ms, entries };
         match sharing.remote.push_log(key, push).await {
-            Ok(_) => {
-                *last += count;
-                true
-            }
+            Ok(_) => Told::Yes,
             Err(error) => {
                 tracing::debug!(%error, "sister instances were not told of something");
-                false
+                Told::Lost
             }
         }
     }

@@ -28,7 +28,7 @@ pub(super) use self::debts::{Owed, OwedDoc};
 use self::form::Form;
 use self::heal::Pace;
 pub use self::keys::Disagreement;
-pub use self::logs::Pulled;
+pub use self::logs::{Pulled, Told};
 pub(super) use self::results::Asked;
 pub use self::wake::Watch;
 use self::wake::Woken;
@@ -37,6 +37,7 @@ use super::durable::{Table, Write};
 use super::remote::{Event, LinkState, Remote, Shard};
 use super::sessions::State;
 use super::{Store, StoreError, reading, rows};
+use crate::base::clock::millis;
 use crate::base::ids::SessionKey;
 use crate::base::limits::RESEED_GRACE;
 
@@ -224,7 +225,7 @@ impl Store {
     pub(super) fn is_whole(&self) -> bool {
         self.sharing.get().is_none_or(|sharing| {
             let lost_ms = sharing.lost_ms.load(Ordering::Relaxed);
-            let grace_ms = u64::try_from(RESEED_GRACE.as_millis()).unwrap_or(u64::MAX);
+            let grace_ms = millis(RESEED_GRACE);
             sharing.is_agreed()
                 && !sharing.pace.is_auditing()
                 && (lost_ms == 0 || self.clock.monotonic_ms().saturating_sub(lost_ms) >= grace_ms)
@@ -405,9 +406,8 @@ impl Store {
             Event::Result(key, name) => sharing.woken.result(key, name),
             Event::Cache(key) => {
                 self.values.forget(&key);
-                if !sharing.values.is_own(&key)
-                    && let Some(watch) = sharing.woken.watcher()
-                {
+                // Also where it was put by this instance: several writes are told as one.
+                if let Some(watch) = sharing.woken.watcher() {
                     watch.cached(&key);
                 }
             }

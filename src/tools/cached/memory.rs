@@ -14,6 +14,9 @@ const ENTRY_BYTES: usize = 320;
 /// One result takes at most this part of it: else it would push out all others.
 const SHARE: u64 = 8;
 
+/// The shared tier may have a newer one, whatever its epoch.
+pub(super) const NEVER: u64 = u64::MAX;
+
 /// A kept result in memory.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -22,7 +25,7 @@ pub(super) struct Entry {
     pub(super) until_ms: u64,
     /// The number of the last voiding when its making began.
     pub(super) since: u64,
-    /// When the shared tier was known to have no newer one.
+    /// The epoch in which the shared tier was known to have no newer one, or [`NEVER`].
     pub(super) epoch: AtomicU64,
 }
 

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::rules::Time;
 use super::{Outcome, Plan, retry};
+use crate::base::clock::millis;
 use crate::rpc::error::RpcError;
 use crate::tools::answer::timed_out;
 use crate::tools::{BoxFuture, Call, LogLevel, Outbox};
@@ -55,7 +56,7 @@ impl Watch {
     }
 
     fn news(&self) {
-        let ms = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let ms = millis(self.start.elapsed());
         self.news_ms.fetch_max(ms, Ordering::Relaxed);
     }
 

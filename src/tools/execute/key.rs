@@ -91,8 +91,10 @@ impl Identity {
         {
             return Ok(None);
         }
-        let call_digest = digest("tools/call", Some(&call.params));
-        Ok(Some(Self::Equal(hash("equal", &call.principal, &call_digest))))
+        // One whose result is held against a schema is another call.
+        let mut whole = digest("tools/call", Some(&call.params)).to_vec();
+        whole.push(plan.schemas.wants_result(call).into());
+        Ok(Some(Self::Equal(hash("equal", &call.principal, &whole))))
     }
 
     /// A name for it in this process.

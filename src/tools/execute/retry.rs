@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::{Outcome, Plan};
 use crate::base::backoff::Backoff;
+use crate::base::clock::millis;
 use crate::base::limits::RETRY_BACKOFF;
 use crate::rpc::error::INTERNAL;
 use crate::rpc::object::Object;
@@ -38,7 +39,7 @@ pub(super) async fn run(plan: &Plan, call: Call) -> Outcome {
         tracing::info!(
             tool = &*plan.name,
             correlation = &*call.correlation,
-            wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            wait_ms = millis(wait),
             "a call that failed is made again"
         );
         pause(wait, &call).await;

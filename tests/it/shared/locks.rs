@@ -195,3 +195,23 @@ async fn a_lock_in_the_name_of_a_session_goes_with_it_wherever_it_ends() {
     let gone = ask(&a, "other", json!({ "action": "take", "ttl_seconds": 600, "session": key })).await;
     assert_eq!(gone.status(), 404, "{}", gone.text());
 }
+
+#[tokio::test]
+async fn what_is_left_of_a_lock_of_one_instance_does_not_refuse_a_fence_of_all() {
+    let (_redis, a, b) = two().await;
+    let _session = Session::open(&a).await;
+    let key = only_key(&a).await;
+    // One of b alone, taken and let go: b knows its fence still.
+    let alone = well(&take_alone(&b, "l").await);
+    assert_eq!(well(&release(&b, "l", &alone).await)["released"], true);
+    let of_all = well(&take(&a, "l", 600).await);
+    for server in [&a, &b] {
+        let written = write_under(server, &key, "l", fence(&of_all), "under it").await;
+        assert_eq!(written.status(), 200, "{}", written.text());
+    }
+    // While b holds one of its own, that is the one which counts there.
+    well(&release(&a, "l", &of_all).await);
+    let alone = well(&take_alone(&b, "l").await);
+    assert_eq!(write_under(&b, &key, "l", fence(&of_all), "late").await.status(), 409);
+    assert_eq!(write_under(&b, &key, "l", fence(&alone), "b alone").await.status(), 200);
+}

@@ -46,7 +46,7 @@ impl Shelf for FakeShelf {
 }
 
 #[tokio::test]
-async fn what_another_instance_made_is_found_and_what_it_changes_is_forgotten() {
+async fn what_another_instance_made_is_found_and_what_it_changes_is_looked_for_again() {
     let (a, b, shelf) = (Bench::new(), Bench::new(), Arc::new(FakeShelf::default()));
     a.results.share(Arc::clone(&shelf) as _);
     b.results.share(Arc::clone(&shelf) as _);
@@ -65,11 +65,19 @@ async fn what_another_instance_made_is_found_and_what_it_changes_is_forgotten() 
     // A newer one is put by the first, and the second hears of it.
     a.ask(&of_a, Call { anew: true, ..call_of("ann", "{}") }, r#"{"n":2}"#).await;
     let name = shelf.values.lock().unwrap().keys().next().unwrap().clone();
-    b.results.changed_elsewhere(&name);
-    b.results.changed_elsewhere("no such name");
+    b.results.look_again(&name);
+    b.results.look_again("no such name");
+    let looks = shelf.looks.load(Ordering::SeqCst);
     assert_eq!(b.ask(&of_b, call_of("ann", "{}"), "{}").await["n"], 2);
+    assert_eq!(shelf.looks.load(Ordering::SeqCst), looks + 1);
     // Nobody else's is found, not even where it is shared.
     assert_eq!(b.ask(&of_b, call_of("bob", "{}"), r#"{"n":3}"#).await["n"], 3);
+
+    // Its own voice, of which it hears as well: what it holds is not lost, even where nobody can be asked.
+    b.results.look_again(&name);
+    shelf.down.store(true, Ordering::SeqCst);
+    assert_eq!(b.ask(&of_b, call_of("ann", "{}"), "{}").await["n"], 2);
+    shelf.down.store(false, Ordering::SeqCst);
 
     b.results.void(&[Tag::tool("t")]);
     assert_eq!(*shelf.voided.lock().unwrap(), [Tag::tool("t")]);
