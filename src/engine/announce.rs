@@ -15,11 +15,8 @@ use crate::base::ids::SessionKey;
 use crate::base::limits::RESULT_MAX_TTL;
 use crate::rpc::message::notification;
 use crate::state::result::Outcome;
-use crate::store::{ResultId, StoreError};
+use crate::store::{KNOWN_LISTS, ResultId, StoreError};
 use crate::tools::registry::{Counts, Digests, Versions};
-
-/// Under this name the store keeps what clients know of the lists.
-const KNOWN: &str = "lists";
 
 impl Engine {
     /// Tells clients when a list has changed. Changes that come while one is being told are told together.
@@ -79,7 +76,7 @@ impl Engine {
 }
 
 fn known() -> ResultId {
-    ResultId { session: SessionKey::BROADCAST, name: KNOWN.into() }
+    ResultId { session: SessionKey::BROADCAST, name: KNOWN_LISTS.into() }
 }
 
 /// `first`: whether there were sessions at the start.

@@ -215,6 +215,15 @@ impl Keyring {
         Ok(id)
     }
 
+    /// Whether another key has the number of this one, a line of a key file.
+    pub(super) fn has_other(&self, line: &str) -> Result<bool, StoreError> {
+        let parsed = parse(line, &Place::Own(self.data_dir.join(OWN_FILE)))?;
+        let other = |entry: &Entry, known: &Entry| {
+            known.secret.id() == entry.secret.id() && known.secret.check() != entry.secret.check()
+        };
+        Ok(parsed.iter().any(|entry| self.entries.iter().any(|known| other(entry, known))))
+    }
+
     /// Takes in a key of a sister instance, as a line of a key file; `current`: it signs and seals from now on. A key of
     /// the same number gives way if it is `unused`.
     pub(super) fn adopt(&mut self, line: &str, current: bool, unused: bool) -> Result<(), StoreError> {

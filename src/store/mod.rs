@@ -80,7 +80,7 @@ pub use self::listing::{
     FieldInfo, Filter, Inspection, LockInfo, ResultInfo, RunInfo, SessionPage, SessionSummary, StreamInfo,
 };
 pub use self::locks::{Lock, LockCounts, Turn};
-pub use self::results::{Known, ResultId};
+pub use self::results::{KNOWN_LISTS, Known, ResultId};
 pub use self::transfer::ImportError;
 
 /// What [`Store::create_new`] found or made.

@@ -12,6 +12,10 @@ use crate::base::ids::SessionKey;
 use crate::base::limits::{RESULT_BYTES, RESULT_MAX_TTL, RESULTS_PER_SESSION};
 use crate::state::result::{Outcome, Reported, TERMINAL, report};
 
+/// The name of the result of no session that says what clients know of the lists. It can be lost without harm: they are
+/// told once more.
+pub const KNOWN_LISTS: &str = "lists";
+
 /// What a result is called.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResultId {

@@ -22,3 +22,6 @@ mod storm;
 #[path = "../it/support/mod.rs"]
 mod support;
 mod topology;
+
+/// Settings of the link: those of the service.
+const LINK: &[(&str, &str)] = &[];

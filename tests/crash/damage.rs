@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::checker::{Floors, Rule, Verdict};
-use super::lane::{Lane, Moment, seed, setting};
+use super::history::{self, Record};
+use super::lane::{Lane, Moment, Running, seed, setting};
 use super::random::Random;
 
 /// Starts within which a damaged directory has to work again.
@@ -100,6 +101,14 @@ fn damage_again_and_again(name: &str, rounds: u64, damage: fn(&Path, &mut Random
         let works = (0..STARTS).any(|_| {
             let mut running = lane.start(false);
             let works = lane.wait_for_work(&mut running);
+            // Some more of them, once one has got through; where nothing does, another start may help.
+            let wrote = |running: &Running| history::read(running.history()).iter().any(Record::is_written);
+            for _ in 0..500 {
+                if !works || !running.is_alive() || wrote(&running) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
             std::thread::sleep(Duration::from_millis(50));
             lane.kill(running);
             works && lane.last_run_wrote()

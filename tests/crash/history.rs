@@ -23,6 +23,13 @@ pub struct Record {
     pub what: What,
 }
 
+impl Record {
+    /// Whether it says that something was written.
+    pub fn is_written(&self) -> bool {
+        matches!(self.what, What::Ok { answer: Answer::Done | Answer::Count(_), .. })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum What {
     /// The store is open, and writes as this origin.

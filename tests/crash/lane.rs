@@ -145,6 +145,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// Whether the process runs.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// What the process has said so far.
     pub fn history(&self) -> &Path {
         &self.job.history
@@ -312,10 +317,7 @@ impl Lane {
 
     /// Whether the last process had a write acknowledged.
     pub fn last_run_wrote(&self) -> bool {
-        let last = self.history.iter().rev().take_while(|record| record.run == self.run);
-        let done =
-            |record: &Record| matches!(record.what, What::Ok { answer: Answer::Done | Answer::Count(_), .. });
-        last.into_iter().any(done)
+        self.history.iter().rev().take_while(|record| record.run == self.run).any(Record::is_written)
     }
 
     fn take_in(&mut self, running: &Running, how: What) {

@@ -22,3 +22,6 @@ mod server;
 #[path = "../it/support/mod.rs"]
 mod support;
 mod workload;
+
+/// Settings of the link: those of the service.
+const LINK: &[(&str, &str)] = &[];

@@ -29,3 +29,10 @@ mod support;
 mod tasks;
 mod upstream;
 mod wire;
+
+/// A machine that does other things besides is no Redis that fails.
+const LINK: &[(&str, &str)] = &[
+    ("OUTLAST_REDIS__DEADLINE_MS", "1000"),
+    ("OUTLAST_REDIS__SLOW_MS", "1000"),
+    ("OUTLAST_REDIS__CONNECT_MS", "2000"),
+];

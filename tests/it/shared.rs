@@ -27,6 +27,8 @@ async fn two() -> (Redis, Server, Server) {
     let redis = Redis::start();
     // At once, so that both make keys of their own before they meet.
     let (a, b) = tokio::join!(instance(&redis), instance(&redis));
+    until_mode(&a, "redis").await;
+    until_mode(&b, "redis").await;
     (redis, a, b)
 }
 
@@ -34,7 +36,8 @@ async fn status(server: &Server) -> Value {
     server.admin_exchange("GET", "/admin/status", b"").await.json()
 }
 
-async fn until_mode(server: &Server, mode: &str) {
+/// A server may serve before its link is up.
+pub async fn until_mode(server: &Server, mode: &str) {
     until(&format!("mode {mode}"), || async { status(server).await["mode"] == mode }).await;
 }
 
@@ -57,12 +60,27 @@ async fn numbers_up_to(stream: &mut Stream, last: u64) -> Vec<u64> {
 }
 
 #[tokio::test]
+async fn an_instance_whose_key_has_the_number_of_a_sisters_takes_that_one_over() {
+    let redis = Redis::start();
+    let a = instance(&redis).await;
+    until_mode(&a, "redis").await;
+    until("a has told of its key", || async { status(&a).await["redis"]["sharing"]["agreed"] == true }).await;
+    let key = std::fs::read_to_string(a.dir().join("data/keys")).unwrap();
+    let number = key.lines().last().unwrap().split(':').next().unwrap().to_owned();
+    // What b made for itself before they met. It notes under it, as it starts, what its clients know of its lists.
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    std::fs::create_dir_all(dir.path().join("data")).unwrap();
+    let other = format!("{number}:{}=\n", "A".repeat(43));
+    std::fs::write(dir.path().join("data/keys"), other).unwrap();
+    let b = Server::start_in(&dir, &["--diagnostics", "--redis", &redis.url()], &[]).await;
+    until("they agree", || async { status(&b).await["redis"]["sharing"]["agreed"] == true }).await;
+    let session = Session::open(&a).await;
+    assert_eq!((session.count().await, session.at(&b).count().await), (1, 2));
+}
+
+#[tokio::test]
 async fn a_session_has_its_values_on_every_instance_and_its_end_too() {
     let (_redis, a, b) = two().await;
-    assert_eq!(
-        (status(&a).await["mode"].clone(), status(&b).await["mode"].clone()),
-        (json!("redis"), json!("redis"))
-    );
     let session = Session::open(&a).await;
     let there = session.at(&b);
     // Quicker than news of a write goes around: each adds to what the other one has acknowledged.
@@ -196,6 +214,7 @@ async fn an_instance_without_its_disk_serves_the_sessions_of_its_sisters() {
     send_notes(&a, &session, [1]).await;
     a.term().await;
     let c = instance(&redis).await;
+    until_mode(&c, "redis").await;
     assert_eq!(session.at(&c).count().await, 2);
     assert_eq!(session.at(&c).stream(None).await.numbers(1).await, [1]);
     let said = send(&c, &session.at(&c), &note(2)).await;

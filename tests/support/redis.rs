@@ -81,8 +81,7 @@ impl Redis {
             if child.try_wait().unwrap().is_some() {
                 return false;
             }
-            // LOADING and NOAUTH are answers too.
-            if send(self.port, &["PING"]).is_ok() {
+            if is_of(self.port, child.id()) {
                 self.child = Some(child);
                 return true;
             }
@@ -258,10 +257,17 @@ impl Redis {
             .stderr(Stdio::null())
             .spawn()
             .expect("redis-server must be installed for this test");
+        let (port, id) = (self.port, child.id());
         self.child = Some(child);
-        let port = self.port;
-        wait_for("a sentinel", || send(port, &["PING"]).is_ok());
+        wait_for("a sentinel", || is_of(port, id));
     }
+}
+
+/// Whether it is this process that answers on a port, and not one of another test that was quicker.
+fn is_of(port: u16, process: u32) -> bool {
+    // LOADING and NOAUTH are answers too, of which nobody can tell more.
+    send(port, &["INFO", "server"])
+        .is_ok_and(|said| !said.contains("process_id:") || said.contains(&format!("process_id:{process}\r")))
 }
 
 /// A cluster of masters without replicas; the slots are divided evenly.

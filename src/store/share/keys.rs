@@ -16,11 +16,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use super::Sharing;
+use crate::base::ids::SessionKey;
 use crate::base::seal::hex;
-use crate::store::durable::{Durable, Table};
+use crate::store::commit::Work;
+use crate::store::durable::{Durable, Table, Write};
 use crate::store::keyring::Place;
 use crate::store::remote::RemoteError;
-use crate::store::{Store, StoreError, blocking, reading};
+use crate::store::{KNOWN_LISTS, Store, StoreError, blocking, reading, rows};
 
 /// A key that is not there is not asked for again before this long, milliseconds.
 const ASK_AGAIN_MS: u64 = 10_000;
@@ -62,14 +64,21 @@ fn key_field(id: u8) -> String {
     format!("key/{id}")
 }
 
-/// Whether anything was signed or sealed here that needs its keys.
-fn is_empty(disk: &dyn Durable) -> Result<bool, StoreError> {
-    for table in [Table::Head, Table::Log, Table::Result] {
+/// Whether nothing was signed or sealed here that needs its keys, but for what can be lost: the rows of that go then.
+fn unused(disk: &dyn Durable) -> Result<Option<Vec<Write>>, StoreError> {
+    for table in [Table::Head, Table::Log] {
         if !disk.scan(table, &[], &[u8::MAX; 64], 1)?.is_empty() {
-            return Ok(false);
+            return Ok(None);
         }
     }
-    Ok(true)
+    let mut rows = Vec::new();
+    for (id, result) in rows::read_all_results_under(disk, "")? {
+        if id.session != SessionKey::BROADCAST || id.name != KNOWN_LISTS {
+            return Ok(None);
+        }
+        rows::remove_result(&id, &result, &mut rows);
+    }
+    Ok(Some(rows))
 }
 
 impl Store {
@@ -152,16 +161,28 @@ impl Store {
     /// Takes in a key of a sister. One of the same number that was never used gives way.
     async fn adopt_key(&self, line: &[u8], current: bool) -> Result<(), StoreError> {
         let text = std::str::from_utf8(line).unwrap_or_default().to_owned();
-        let unused = reading(&self.disk, is_empty).await?;
-        let keys = self.keys().clone();
+        let unused = reading(&self.disk, unused).await?;
+        let (is_unused, keys) = (unused.is_some(), self.keys().clone());
+        let (line, rows) = (text.clone(), unused.unwrap_or_default());
+        if !rows.is_empty() && self.with_keyring(move |keyring| keyring.has_other(&line)).await? {
+            // First: nobody could read them afterwards.
+            self.forget_rows(rows).await?;
+        }
         self.with_keyring(move |keyring| {
-            keyring.adopt(&text, current, unused)?;
+            keyring.adopt(&text, current, is_unused)?;
             keys.replace(&keyring.secrets());
             Ok(())
         })
         .await?;
         tracing::info!("a key of a sister instance was taken over");
         Ok(())
+    }
+
+    async fn forget_rows(&self, rows: Vec<Write>) -> Result<(), StoreError> {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let done = move |result| drop(tell.send(result));
+        self.queue.submit(self.queue.place().await?, Work::Writes(rows), 0, Box::new(done));
+        told.await.unwrap_or(Err(StoreError::Closed))
     }
 
     /// Looks whether a sister has the key of this number, which something is signed or sealed with that is not known

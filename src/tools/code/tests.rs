@@ -209,5 +209,9 @@ async fn a_cancelled_or_dropped_call_frees_its_place() {
     let _ = tools.call(COMPLEXITY, call(&params, Some("1"), deaf)).await;
     let result = run(&tools, COMPLEXITY, json!({ "path": "base" })).await;
     assert_eq!(result["isError"], false);
-    assert_eq!(tools.running.available_permits(), ANALYSES_AT_ONCE);
+    // A thread that was given up may hold its place for a moment.
+    let all = tools.running.acquire_many(u32::try_from(ANALYSES_AT_ONCE).unwrap());
+    drop(
+        tokio::time::timeout(Duration::from_secs(20), all).await.expect("every place is free again").unwrap(),
+    );
 }

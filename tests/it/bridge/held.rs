@@ -69,7 +69,7 @@ async fn a_call_whose_client_does_not_come_back_in_time_is_cancelled() {
     let client = Client::new(&server, &json!([[form("one", "a")]]));
     let (_, state) = asked(&client.begin().await);
     number(&server, "pid").await.parse::<u32>().unwrap();
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    tokio::time::sleep(Duration::from_millis(3_000)).await;
     assert_refused(&client.retry(json!({ "one": accept("a", "1") }), &state).await);
     // One of the children was told. Which one runs a call of `cancelled` is for the pool to say.
     until("the child is told", || async { number(&server, "cancelled").await == "1" }).await;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{POOL, next, next_of, run};
 use crate::children::{hosting, place};
 use crate::redis::Redis;
+use crate::shared::until_mode;
 use crate::support::http::Connection;
 use crate::support::mcp::{claimed, code, mirrors, modern, post, post_on, request};
 use crate::support::server::Server;
@@ -74,6 +75,8 @@ async fn who_listens_on_one_instance_is_told_what_changed_on_another() {
     let url = redis.url();
     let there = Server::start_in(&place(&servers), &["--redis", &url], &[]).await;
     let here = Server::start_in(&place(&servers), &["--redis", &url], &[]).await;
+    until_mode(&there, "redis").await;
+    until_mode(&here, "redis").await;
     let wanted = json!({ "promptsListChanged": true, "resourceSubscriptions": ["a://one"] });
     let mut stream = listen(&here, json!(1), wanted).await;
     acknowledged(&mut stream, &json!(1)).await;

@@ -127,8 +127,23 @@ async fn a_restart_is_told_of_only_when_a_list_is_another_one() {
     configure(&dir, &[("a", ""), ("b", "")]);
     let server = Server::start_in(&dir, &[], &[]).await;
     until_listed(&server).await;
-    let changed = told(&server, &Session::known(&server, &id, REVISION), 3).await;
-    assert_eq!(changed, ["notifications/tools/list_changed"]);
+    let session = Session::known(&server, &id, REVISION);
+    let mut headers = session.headers();
+    headers.push(("Accept", "text/event-stream"));
+    let mut connection = server.connect().await;
+    connection.request("GET", "/mcp", &headers, b"").await;
+    connection.head().await;
+    loop {
+        let message = soon("list_changed", connection.next_message()).await.expect("a message").json();
+        match message["method"].as_str().unwrap() {
+            // The marks of before.
+            "notifications/test" => {}
+            other => {
+                assert_eq!(other, "notifications/tools/list_changed");
+                break;
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{call_with, file, hosting, keyed, place, runs, until_runs};
 use crate::redis::Redis;
+use crate::shared::until_mode;
 use crate::support::mcp::{Session, call, claim, code, mirrors, modern, request, send_on, text, until_calls};
 use crate::support::server::Server;
 
@@ -164,6 +165,8 @@ async fn a_key_is_one_on_all_instances_that_share_a_store_and_local_while_it_is_
         Server::start_in(&dir, &["--redis", &url], &[]).await
     };
     let (a, b) = tokio::join!(start(place("a"), redis.url()), start(place("b"), redis.url()));
+    until_mode(&a, "redis").await;
+    until_mode(&b, "redis").await;
     let shared = tempfile::tempdir().unwrap();
     let file = shared.path().join("tally");
     let (one, two) = (Session::open(&a, "2025-11-25").await, Session::open(&b, "2025-11-25").await);

@@ -51,9 +51,9 @@ async fn the_form_of_an_answer_is_one_that_the_client_accepts() {
             assert_eq!((answer.status(), form(&answer)), (200, *short), "{accept}: {what}");
             assert_eq!(answer.json()["id"], 1, "{accept}: {what}");
         }
-        let answer = session.post_accepting(accept, call("long", "sleep", json!({ "ms": 20 }))).await;
+        let answer = session.post_accepting(accept, call("long", "sleep", json!({ "ms": 1_000 }))).await;
         assert_eq!((answer.status(), form(&answer)), (200, *long), "{accept}: long");
-        assert_eq!(text(&answer.json()), "slept 20 ms", "{accept}");
+        assert_eq!(text(&answer.json()), "slept 1000 ms", "{accept}");
         let made = post(&server, &[("Accept", accept)], initialize("2025-11-25", json!({}))).await;
         assert_eq!((made.status(), form(&made)), (200, *short), "{accept}: initialize");
         assert!(made.header("mcp-session-id").is_some(), "{accept}");

@@ -138,14 +138,14 @@ async fn other_revisions_have_no_batches() {
 async fn long_calls_of_a_batch_run_side_by_side_and_are_answered_together() {
     let server = server_with(&[("OUTLAST_STREAMS__JSON_WITHIN_MS", "0")]).await;
     let session = Session::open(&server, "2025-03-26").await;
-    let sleep = |id: &str| call(id, "sleep", json!({ "ms": 30 }));
+    let sleep = |id: &str| call(id, "sleep", json!({ "ms": 1_000 }));
     let answer = session.post(batch(&[sleep("a"), ping(1), sleep("b"), sleep("a")])).await;
     assert_eq!(answer.header("content-type"), Some("application/json"));
     let said = answer.json();
     assert_eq!(said.as_array().unwrap().len(), 4, "{said}");
-    assert_eq!(text(&of(&said, "b")), "slept 30 ms");
+    assert_eq!(text(&of(&said, "b")), "slept 1000 ms");
     let twins: Vec<&Value> = said.as_array().unwrap().iter().filter(|element| element["id"] == "a").collect();
-    assert_eq!(text(twins[0]), "slept 30 ms");
+    assert_eq!(text(twins[0]), "slept 1000 ms");
     assert_eq!(code(twins[1]), -32600, "an id that is in use: {said}");
 }
 

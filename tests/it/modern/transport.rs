@@ -161,7 +161,7 @@ async fn the_form_of_a_modern_answer_is_one_that_the_client_accepts() {
         for (tool, arguments, wanted) in [
             ("echo", json!({ "message": "m" }), short),
             ("no-such", json!({}), short),
-            ("sleep", json!({ "ms": 20 }), long),
+            ("sleep", json!({ "ms": 1_000 }), long),
         ] {
             let mut headers = mirrors("tools/call", Some(tool));
             headers.push(("Accept", accept));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{COUNTER, Client, sessions};
 use crate::redis::Redis;
+use crate::shared::until_mode;
 use crate::support::server::Server;
 use crate::support::until;
 
@@ -16,6 +17,8 @@ async fn what_a_command_writes_while_the_server_is_away_is_owed_and_what_it_remo
         Server::start_in(&dir, &["--diagnostics", "--redis", &url], &[]).await
     };
     let (mut a, b) = tokio::join!(start(), start());
+    until_mode(&a, "redis").await;
+    until_mode(&b, "redis").await;
     let client = Client::start(&a).await;
     assert_eq!((client.count(&a, 5).await, client.count(&b, 1).await), (5, 6));
     until("the one hears of the other", || async { client.count(&a, 0).await == 6 }).await;

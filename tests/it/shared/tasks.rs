@@ -33,6 +33,8 @@ async fn instance(redis: &Redis) -> Server {
 async fn two() -> (Redis, Server, Server) {
     let redis = Redis::start();
     let (a, b) = tokio::join!(instance(&redis), instance(&redis));
+    until_mode(&a, "redis").await;
+    until_mode(&b, "redis").await;
     (redis, a, b)
 }
 

@@ -103,6 +103,9 @@ impl Server {
     fn command_of(dir: &TempDir, args: &[String], variables: &[(String, String)]) -> Command {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let mut command = command(dir.path(), &args);
+        if args.contains(&"--redis") {
+            command.envs(crate::LINK.iter().copied());
+        }
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         command
     }

@@ -95,10 +95,10 @@ async fn a_call_that_takes_long_becomes_a_task_and_one_that_does_not_is_answered
     assert!(done["lastUpdatedAt"].as_str() > done["createdAt"].as_str());
     assert!(done["result"]["_meta"].get(super::RELATED).is_none());
 
-    let failed = client.begin("job_fails", json!({ "n": 100 })).await;
+    let failed = client.begin("job_fails", json!({ "n": 2_000 })).await;
     let failed = client.until(&failed, "completed").await;
     assert_eq!((&failed["result"]["isError"], failed.get("error")), (&json!(true), None));
-    let broken = client.begin("job_breaks", json!({ "n": 100 })).await;
+    let broken = client.begin("job_breaks", json!({ "n": 2_000 })).await;
     let broken = client.until(&broken, "failed").await;
     assert_eq!((&broken["error"]["code"], broken.get("result")), (&json!(-32603), None));
     assert_eq!(broken["statusMessage"], "broken");
@@ -146,7 +146,7 @@ async fn a_task_asks_and_is_answered_one_by_one() {
 async fn a_client_that_cannot_be_asked_is_not_asked() {
     let server = hosting().await;
     let client = Client::new(&server).declaring(json!({ "extensions": { EXTENSION: {} } }));
-    let task = client.begin("job", asking(&json!([[form("first", "a")]]), 200)).await;
+    let task = client.begin("job", asking(&json!([[form("first", "a")]]), 2_000)).await;
     let done = client.until(&task, "completed").await;
     assert!(said(&done).contains("-32021"), "{done}");
 }
@@ -168,7 +168,7 @@ async fn cancelling_reaches_the_tool_and_what_has_ended_stays_as_it_is() {
         assert_eq!(ack["result"]["resultType"], "complete", "{ack}");
     }
     assert_eq!(client.get(&task).await, cancelled);
-    let done = client.begin("job", json!({ "n": 100 })).await;
+    let done = client.begin("job", json!({ "n": 2_000 })).await;
     let done = client.until(&done, "completed").await;
     client.cancel(done["taskId"].as_str().unwrap()).await;
     assert_eq!(client.get(done["taskId"].as_str().unwrap()).await, done);

@@ -54,14 +54,12 @@ async fn a_session_sees_its_own_task_and_cancels_the_hosted_servers() {
     let get =
         async || session.ask("g", "tasks/get", json!({ "taskId": task })).await["result"]["status"].clone();
     assert_eq!(get().await, "working");
-    // It may not have reached the hosted server yet; from the moment it has a task, that is what is cancelled.
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let counted = async |tool: &str| {
+        text(&session.ask("n", "tools/call", json!({ "name": tool, "arguments": {} })).await).to_owned()
+    };
+    // From the moment the hosted server has a task, that is what is cancelled.
+    until("the hosted server has the task", || async { counted("jobs_begun").await == "2" }).await;
     session.ask("c", "tasks/cancel", json!({ "taskId": task })).await;
     assert_eq!(get().await, "cancelled");
-    until("the hosted server's task", || async {
-        let counted =
-            session.ask("n", "tools/call", json!({ "name": "jobs_cancelled", "arguments": {} })).await;
-        text(&counted) == "1"
-    })
-    .await;
+    until("the hosted server's task", || async { counted("jobs_cancelled").await == "1" }).await;
 }

@@ -26,7 +26,7 @@ async fn next(connection: &mut Connection) -> Value {
 async fn a_stream_is_told_where_each_task_stands_as_tasks_get_would_say_it() {
     let server = hosting().await;
     let client = Client::new(&server);
-    let done = client.begin("job", json!({ "n": 100 })).await;
+    let done = client.begin("job", json!({ "n": 2_000 })).await;
     client.until(&done, "completed").await;
     let task = client.begin("job", asking(&json!([[form("first", "a")]]), 0)).await;
     let mut stream = listen(&client, &[&done, "t1.none", &task, &done]).await;
