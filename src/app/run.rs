@@ -192,6 +192,8 @@ impl Server {
         let mut upkeep = JoinSet::new();
         upkeep.spawn(tick(Arc::clone(&self.engine), Arc::clone(&self.store), Arc::clone(&self.metrics)));
         upkeep.spawn(sweep(Arc::clone(&self.store)));
+        let every = Duration::from_secs(self.config.store.backup_seconds);
+        upkeep.spawn(Arc::clone(&self.store).run_backups(every));
         if let Some(every) = systemd::watchdog_interval() {
             upkeep.spawn(pat_watchdog(Arc::clone(&self.store), every));
         }

@@ -315,6 +315,31 @@ pub fn sha256(data: &[u8]) -> [u8; 32] {
     hash
 }
 
+/// SHA-256 of what comes in parts.
+#[derive(Clone)]
+pub struct Sha256(digest::Context);
+
+impl Default for Sha256 {
+    fn default() -> Self {
+        Self(digest::Context::new(&digest::SHA256))
+    }
+}
+
+impl Sha256 {
+    /// One more part.
+    pub fn update(&mut self, data: &[u8]) {
+        self.0.update(data);
+    }
+
+    /// The sum of all parts.
+    #[must_use]
+    pub fn finish(self) -> [u8; 32] {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(self.0.finish().as_ref());
+        hash
+    }
+}
+
 /// Random bytes from the system.
 ///
 /// # Panics

@@ -188,6 +188,7 @@ impl Findings {
         self.range("store.cache_bytes", store.cache_bytes, 1 << 20, 1024 * GIB);
         self.range("store.document_cache_bytes", store.document_cache_bytes, 0, 1024 * GIB);
         self.range("store.ballast_bytes", store.ballast_bytes, 0, 64 * GIB);
+        self.range("store.backup_seconds", store.backup_seconds, 0, YEAR);
         if store.max_bytes != 0 {
             self.range("store.max_bytes", store.max_bytes, 64 << 20, 1024 * GIB);
         }

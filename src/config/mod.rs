@@ -174,6 +174,9 @@ pub struct Store {
     pub document_cache_bytes: u64,
     /// Size of the file that is given up when the disk is nearly full, bytes.
     pub ballast_bytes: u64,
+    /// How often the sessions are copied to a file for the start that finds the database damaged, seconds; 0: never.
+    /// Instances that share what they hold get them back from each other.
+    pub backup_seconds: u64,
     /// Seal values of sessions and messages of streams on their way to the disk.
     pub encryption: bool,
     /// File of the keys that sign and seal; empty: the credential `outlast.keys` of systemd, else `keys`, else the file
@@ -202,6 +205,7 @@ impl Default for Store {
             cache_bytes: 64 << 20,
             document_cache_bytes: 64 << 20,
             ballast_bytes: 64 << 20,
+            backup_seconds: 3_600,
             encryption: true,
             key_file: PathBuf::new(),
             keys: SecretString::default(),

@@ -654,7 +654,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(1_000))]
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
 
         #[test]
         fn documents_are_the_same_whatever_the_order_and_repetition(offers in offers()) {

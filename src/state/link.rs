@@ -563,7 +563,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
         #[test]
         fn the_way_up_is_always_earned(steps in proptest::collection::vec((0_u64..600, input()), 1..200)) {
             let mut link = Link::new(0, 150);

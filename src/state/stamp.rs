@@ -173,7 +173,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
         #[test]
         fn text_and_bytes_read_back_and_keep_the_order(
             a in (0_u64..1 << 48, any::<u16>(), any::<u64>()),

@@ -10,6 +10,8 @@
 //! ballast          given up when the disk is nearly full (space)
 //! suspect          the database is to be checked or set aside at the next start (suspicion)
 //! corrupt-<time>/  a database that was set aside
+//! backup           a copy of the sessions; backup.old, the one before (backup)
+//! restore          the copy is to be put in (backup)
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -24,7 +26,7 @@ use super::{StoreError, boot};
 use crate::base::limits::{LOCK_LOOKS, LOCK_PAUSE};
 use rustix::fs::{FlockOperation, flock};
 
-const FILE_MODE: u32 = 0o600;
+pub(super) const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
 
 /// A data directory in use by this process.

@@ -178,6 +178,22 @@ impl ResultInfo {
     }
 }
 
+/// The keys of sessions after this one, also of those that are over.
+pub(super) fn keys_after(
+    disk: &dyn Durable,
+    after: Option<SessionKey>,
+    limit: usize,
+) -> Result<Vec<SessionKey>, StoreError> {
+    let from = after.map_or_else(Vec::new, |after| rows::after(after.as_bytes()));
+    let rows = disk.scan(Table::Head, &from, &rows::after(&[]), limit)?;
+    rows.iter().map(|(row, _)| key_of(row)).collect()
+}
+
+fn key_of(row: &[u8]) -> Result<SessionKey, StoreError> {
+    let bytes = <[u8; SessionKey::LEN]>::try_from(row);
+    bytes.map(SessionKey::from_bytes).map_err(|_| StoreError::Io("the key of a session is damaged".into()))
+}
+
 impl Store {
     /// A page of at most `limit` sessions after `after` that pass `filter`. A page looks at a bounded number of
     /// sessions, so listing costs the same however many there are. Sessions that come and go meanwhile may be on a
@@ -202,10 +218,7 @@ impl Store {
                 let rows = disk.scan(Table::Head, &from, &rows::after(&[]), BATCH)?;
                 let last_batch = rows.len() < BATCH;
                 for (row, stored) in rows {
-                    let Ok(bytes) = <[u8; SessionKey::LEN]>::try_from(row.as_slice()) else {
-                        return Err(StoreError::Io("the key of a session is damaged".into()));
-                    };
-                    let key = SessionKey::from_bytes(bytes);
+                    let key = key_of(&row)?;
                     looked_at += 1;
                     last = Some(key);
                     let head: Head = record::decode(&stored)?;

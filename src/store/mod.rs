@@ -9,6 +9,7 @@
 //! how values are packed and sealed, `payload`; where the keys are, `keyring`; what happens when time is up, `sweep`.
 
 pub mod absent;
+mod backup;
 pub mod boot;
 mod cache;
 mod commit;
@@ -52,6 +53,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use self::backup::Backups;
 use self::cache::{Life, Session};
 use self::commit::{CommitQueue, Work};
 use self::durable::{Durable, Table, Write};
@@ -135,6 +137,8 @@ pub struct Store {
     was_shared: bool,
     /// What is shared with other instances, if anything is.
     sharing: OnceLock<Arc<share::Sharing>>,
+    /// Where copies of the sessions are; none: nothing is kept on a disk.
+    backups: OnceLock<Backups>,
     /// How far the clock that instances share is ahead of this machine's, milliseconds.
     offset_ms: AtomicI64,
     /// Tells stamps of sessions that were rehydrated apart.
@@ -185,17 +189,24 @@ impl Store {
                 .await;
         };
         let cache = settings.document_cache_bytes;
-        let now_ms = clock.now_ms();
-        let (disk, sealer, keyring) = blocking(move || {
+        let (now_ms, is_shared) = (clock.now_ms(), settings.shared);
+        let (disk, sealer, keyring, backups) = blocking(move || {
             let dir = dir::Dir::open(&settings.data_dir)?;
             // Nothing is changed before all keys are there.
             let mut keyring = Keyring::read(dir.path(), &settings)?;
             dir.note_format()?;
             let sealer = keyring.start(now_ms)?;
-            Ok((Arc::new(database::Sled::open(dir, &settings, now_ms)?), sealer, keyring))
+            let backups = Backups::of(dir.path());
+            Ok((Arc::new(database::Sled::open(dir, &settings, now_ms)?), sealer, keyring, backups))
         })
         .await?;
-        Self::on(disk, sealer, Some(keyring), cache, sessions, clock).await
+        let store = Self::on(disk, sealer, Some(keyring), cache, sessions, clock).await?;
+        let _ = store.backups.set(backups);
+        // Sister instances have newer ones.
+        if !is_shared && let Err(error) = store.restore().await {
+            tracing::error!(%error, "the copy of the sessions could not be put in: the next start tries it again");
+        }
+        Ok(store)
     }
 
     /// A store over a disk that is open already, with documents of up to `cache_bytes` in memory. Nothing is sealed.
@@ -260,6 +271,7 @@ impl Store {
             sharing: OnceLock::new(),
             offset_ms: AtomicI64::new(0),
             rehydrated: AtomicU16::new(0),
+            backups: OnceLock::new(),
         }))
     }
 

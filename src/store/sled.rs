@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
+use super::backup::Backups;
 use super::dir::{Dir, unusable};
 use super::durable::{Durable, Row, Table, Usage, Write};
 use super::space::Space;
@@ -365,12 +366,13 @@ fn failure(dir: &Dir, error: sled::Error) -> Failure {
 
 fn set_aside(dir: &Dir, now_ms: u64, why: &str) -> Result<(), StoreError> {
     let aside = dir.quarantine(now_ms)?;
+    Backups::of(dir.path()).mark();
     Suspicion::clear(dir.path());
     tracing::error!(
         why,
         aside = %aside.display(),
         "the database is damaged and was set aside; the server starts with an empty one: values and streams of all \
-         sessions are lost, their ids stay valid"
+         sessions are lost, but for what a copy or a sister instance has of them; their ids stay valid"
     );
     Ok(())
 }

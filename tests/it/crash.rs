@@ -207,6 +207,27 @@ async fn no_acknowledged_update_of_a_session_is_missing_after_twenty_crashes() {
 }
 
 #[tokio::test]
+async fn a_server_whose_database_is_damaged_goes_on_with_the_last_copy_of_its_sessions() {
+    let mut server = server_with("[store]\nbackup_seconds = 1\n").await;
+    let session = Session::open(&server).await;
+    assert_eq!(session.count().await, 1);
+    let copy = server.dir().join("data/backup");
+    let written = || std::fs::metadata(&copy).and_then(|file| file.modified()).ok();
+    // The second that is finished from now on was begun after the count.
+    for _ in 0..2 {
+        let before = written();
+        until("a copy", || async { written() != before }).await;
+    }
+    server.kill();
+    // What its start does with bytes that it cannot read is for tests/crash: this is what it leaves.
+    std::fs::write(server.dir().join("data/suspect"), "corrupt").unwrap();
+    server.restart().await;
+    let session = session.at(&server);
+    assert_eq!(session.count().await, 2);
+    assert!(server.logs().contains("those of the last copy"), "{}", server.logs());
+}
+
+#[tokio::test]
 async fn a_call_that_cannot_go_on_ends_with_an_error_that_says_so() {
     let mut server = server_with("[streams]\nmax_entries = 6\n").await;
     let session = Session::open(&server).await;

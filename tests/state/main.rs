@@ -1,6 +1,7 @@
 //! Model tests of the pure machines, and of the store against a model and against real files.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod backup;
 mod crash;
 mod cursor;
 mod doc;

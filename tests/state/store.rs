@@ -488,7 +488,7 @@ fn block_on(future: impl Future<Output = ()>) {
 }
 
 proptest! {
-    #![proptest_config(super::cases(2_000))]
+    #![proptest_config(super::cases(10_000))]
     #[test]
     fn in_memory_it_does_what_the_model_does(steps in proptest::collection::vec(step(), 1..40)) {
         block_on(run(steps, InMemory::default()));
@@ -496,7 +496,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(super::cases(2_000).scaled_for_disk())]
+    #![proptest_config(super::cases(10_000).scaled_for_disk())]
     #[test]
     fn on_disk_it_does_what_the_model_does(steps in proptest::collection::vec(step(), 1..40)) {
         block_on(run(steps, OnDisk(tempfile::tempdir().unwrap())));

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::file::remove;
 use super::{Entry, Keyring};
 use crate::config;
+use crate::store::backup::Backups;
 use crate::store::dir::{Dir, unusable};
 use crate::store::durable::Durable as _;
 use crate::store::{StoreError, database, redo, reseal};
@@ -50,6 +51,8 @@ pub fn prune(
     dir.note_format()?;
     let sealer = keyring.start(now_ms)?;
     let disk = database::Sled::open(dir, settings, now_ms)?;
+    // Sealed with the keys of then; the server writes others.
+    Backups::of(&path).remove()?;
     reseal::recover(&disk)?;
     redo::recover(&disk)?;
     let done = if reseal { reseal::all(&disk, &sealer)? } else { reseal::Done::default() };

@@ -12,7 +12,7 @@ use crate::store::durable::{Durable, Table, Write};
 use crate::store::record::{self, Head, StoredStamp};
 use crate::store::sessions::State;
 use crate::store::write::{Plan, unchanged};
-use crate::store::{Store, StoreError, rows, sweep};
+use crate::store::{Store, StoreError, redo, rows, sweep};
 
 impl Store {
     /// Joins a session with a copy of it, and returns what it is then. What the copy lacks is owed. A disk that takes no
@@ -149,9 +149,10 @@ impl Store {
                 }
                 None => head,
             };
-            // The head comes last: a session that is there is whole.
+            // The head comes last: a session that is new here is there when it is whole. What is changed of one that is
+            // there goes together.
             all.push(Write::Put(Table::Head, key.as_bytes().to_vec(), record::encode(&head)?));
-            Ok(all)
+            if is_new { Ok(all) } else { redo::whole(disk, all) }
         };
         self.owe_what_lacks(key, &doc, &copy);
         let next = Some(Arc::new(Session { doc: Arc::new(doc), life, created_ms }));
