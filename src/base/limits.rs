@@ -455,6 +455,11 @@ pub const UPSTREAM_SWEEP: Duration = Duration::from_secs(15);
 pub const UPSTREAM_AGAIN: Duration = Duration::from_millis(200);
 /// How often a task of a remote server is looked at, where it does not say how often: least and most.
 pub const UPSTREAM_POLL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// Looks at a task in a row that fail before it is given up: with the pauses between them, a server has about ten seconds
+/// to start again.
+pub const UPSTREAM_POLL_FAILURES: usize = 6;
+/// Lost sessions of one remote server that are made anew at a time, for those who wait to hear of changes.
+pub const UPSTREAM_RESTORES: usize = 8;
 /// JSON text of a schema that is enforced. Those of real tools have a few kilobytes.
 pub const SCHEMA_BYTES: usize = 256 * 1024;
 /// Steps that a schema may take for one value: some milliseconds.

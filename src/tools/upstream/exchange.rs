@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::Common;
 use super::asks::Ask;
 use super::failure::{Failure, Kind, Trouble};
-use super::frames::Frames;
+use super::frames::{Frames, Silence};
 use super::http::{Refusal, Reply};
 use super::session::Session;
 use crate::base::backoff::Backoff;
@@ -196,8 +196,14 @@ impl<'a> Exchange<'a> {
     /// What the beginning of an answer means.
     async fn begun(&mut self, reply: Reply) -> Result<Begun<'a>, Failure> {
         match reply {
-            Reply::Stream(headers, frames) => {
+            Reply::Stream(headers, mut frames) => {
                 self.saw(&headers)?;
+                // A call has a time of its own, in which the server may be silent.
+                frames.on_silence(match self.cursor {
+                    Some(_) => Silence::Ends,
+                    None if self.is_resumable() => Silence::EndsWhereResumable,
+                    None => Silence::Borne,
+                });
                 Ok(Begun::From(Source::Stream(frames)))
             }
             Reply::Json(headers, body) => {
@@ -219,10 +225,13 @@ impl<'a> Exchange<'a> {
             Reply::Status(refusal) if self.cursor.is_some() => match refusal.status.as_u16() {
                 404 => {
                     if let Some(session) = self.session {
-                        session.gone.cancel();
+                        session.lost();
                     }
                     let what = "ended the session while the call ran, and the answer with it";
                     Err(self.common.http.trouble(Kind::Gone, true, what).into())
+                }
+                status @ (400 | 405 | 406 | 501) => {
+                    Err(self.broken(&format!("broke off its answer, which is not resumed ({status})")).into())
                 }
                 status => Ok(Begun::From(self.again(&format!("the stream is not resumed ({status})"))?)),
             },
@@ -239,15 +248,18 @@ impl<'a> Exchange<'a> {
 
     /// A stream broke before the answer: it is resumed where that can be done.
     fn again(&mut self, why: &str) -> Result<Source<'a>, Failure> {
-        let resumable =
-            self.session.is_some_and(|session| !session.answers_elsewhere() && !session.gone.is_cancelled());
-        if !resumable || self.cursor.is_none() || self.resumes >= UPSTREAM_RESUMES {
+        if !self.is_resumable() || self.cursor.is_none() || self.resumes >= UPSTREAM_RESUMES {
             return Err(self.broken(&format!("broke off before the answer: {why}")).into());
         }
         self.resumes += 1;
         tracing::debug!(server = %self.common.http.server, why, "the stream of a call broke and is resumed");
-        let pause = self.retry.unwrap_or_else(|| self.backoff.wait()).min(UPSTREAM_REOPEN.1);
+        let pause = self.retry.unwrap_or_default().max(self.backoff.wait()).min(UPSTREAM_REOPEN.1);
         Ok(Source::Pause(Box::pin(sleep(pause))))
+    }
+
+    /// Whether a stream of it can be gone on with, behind an event that is known.
+    fn is_resumable(&self) -> bool {
+        self.session.is_some_and(|session| !session.answers_elsewhere() && !session.gone.is_cancelled())
     }
 
     fn reopen(&self) -> Result<Source<'a>, Failure> {
@@ -266,7 +278,7 @@ impl<'a> Exchange<'a> {
     fn refused(&self, refusal: &Refusal) -> Failure {
         let trouble = self.common.http.refused(refusal, self.whose);
         match self.session {
-            Some(session) => session.judge(refusal, trouble),
+            Some(session) => session.judge(refusal, trouble, Some(self.id)),
             None => super::modern::judge(refusal, trouble),
         }
     }

@@ -33,7 +33,7 @@ use futures_util::future::join_all;
 use reqwest::Url;
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, OnceCell, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -46,7 +46,8 @@ use self::listen::Listeners;
 use self::lists::Listed;
 use self::meet::{Known, Legacy};
 use self::slots::Slots;
-use crate::base::limits::{RETIRE_LOOK, RETIRE_WAIT, UPSTREAM_SWEEP, UPSTREAM_TELL};
+use crate::base::backoff::Backoff;
+use crate::base::limits::{RETIRE_LOOK, RETIRE_WAIT, UPSTREAM_REOPEN, UPSTREAM_SWEEP, UPSTREAM_TELL};
 use crate::config::{self, HostedServer, Lifetime, ToolFacts, Transport};
 use crate::rpc::error::RpcError;
 use crate::telemetry::metrics::{self, UpstreamMetrics};
@@ -337,6 +338,7 @@ impl Inner {
                 let slot = self.slots.shared(credential, &self.scope(credential));
                 let ears = || slot.0.ears(&self.common);
                 let (known, session) = meet::meet(&self.common, credential, ears, self.is_sse()).await?;
+                self.leave_what_is_not(&known);
                 if let Some(session) = session {
                     self.metrics.sessions.inc();
                     slot.0.seed(session);
@@ -379,12 +381,28 @@ impl Inner {
         );
     }
 
-    /// The server is not what it was: it is asked anew what it speaks.
-    fn forget_known(&self) {
-        *lock(&self.known) = Arc::default();
-        self.slots.forget_shared();
-        self.listeners.clear();
-        self.common.look_again.notify_one();
+    /// The server answers as if it were not what it was taken for, `used`: it is asked anew what it speaks, unless
+    /// somebody else did so meanwhile. What others have in the server stays until that is known.
+    fn forget_known(&self, used: &Arc<Known>) {
+        let mut known = lock(&self.known);
+        if known.get().is_some_and(|current| Arc::ptr_eq(current, used)) {
+            *known = Arc::default();
+            self.common.look_again.notify_one();
+        }
+    }
+
+    /// Lets go of what a server that speaks this cannot have.
+    fn leave_what_is_not(&self, known: &Known) {
+        match known {
+            Known::Modern(_) => {
+                self.slots.forget_shared(|_| true);
+                self.listeners.forget_refused();
+            }
+            Known::Legacy(legacy) => {
+                self.slots.forget_shared(|session| session.answers_elsewhere() != legacy.sse);
+                self.listeners.clear();
+            }
+        }
     }
 
     fn is_sse(&self) -> bool {
@@ -403,23 +421,39 @@ impl Inner {
         self.keeper.get_or_init(|| {
             let (weak, closing) = (Arc::downgrade(self), self.common.closing.clone());
             let common = Arc::clone(&self.common);
-            AbortOnDropHandle::new(tokio::spawn(async move {
+            let keep = async move {
                 let mut sweep = tokio::time::interval(UPSTREAM_SWEEP);
+                let (first, longest) = UPSTREAM_REOPEN;
+                let mut backoff = Backoff::new(first, longest);
+                let mut looked = Instant::now();
                 loop {
                     tokio::select! {
-                        () = closing.cancelled() => return,
                         _ = sweep.tick() => {
                             let Some(inner) = weak.upgrade() else { return };
                             inner.slots.sweep(inner.idle);
+                            if inner.has_lost() {
+                                common.look_again.notify_one();
+                            }
                         }
                         () = common.look_again.notified() => {
                             let Some(inner) = weak.upgrade() else { return };
-                            tokio::select! {
-                                () = closing.cancelled() => return,
-                                () = inner.look_again() => {}
+                            if looked.elapsed() > longest * 2 {
+                                backoff.reset();
                             }
+                            inner.look_again().await;
+                            inner.restore().await;
+                            drop(inner);
+                            looked = Instant::now();
+                            // A look may be what makes the server ask for the next one.
+                            sleep(backoff.wait()).await;
                         }
                     }
+                }
+            };
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                tokio::select! {
+                    () = closing.cancelled() => {}
+                    () = keep => {}
                 }
             }))
         });

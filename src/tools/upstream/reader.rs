@@ -11,7 +11,7 @@ use super::Common;
 use super::asks::Ask;
 use super::credentials::Credential;
 use super::failure::{Failure, Kind};
-use super::frames::Frames;
+use super::frames::{Frames, Silence};
 use super::http::Reply;
 use super::session::{Owner, Session, Transport};
 use crate::base::backoff::Backoff;
@@ -69,12 +69,18 @@ pub(super) async fn open_sse(
     let (weak, gone) = (Arc::downgrade(&session), session.gone.clone());
     tokio::spawn(async move {
         let mut frames = frames;
+        // What comes is for the calls of the session, which have a time of their own.
+        frames.on_silence(Silence::Borne);
         tokio::select! {
             () = gone.cancelled() => {}
-            _ = read(&weak, &mut frames) => {}
+            _ = read(&weak, &mut frames) => {
+                // The session lives as long as its stream.
+                gone.cancel();
+                if let Some(session) = weak.upgrade() {
+                    session.lost();
+                }
+            }
         }
-        // The session lives as long as its stream.
-        gone.cancel();
     });
     Ok(session)
 }
@@ -108,14 +114,15 @@ async fn keep_reading(weak: &Weak<Session>) {
             }
             Ok(Reply::Status(refusal)) => {
                 match refusal.status.as_u16() {
-                    // It has no such stream (MCP 2025-03-26, transports).
+                    // It has no such stream (MCP 2025-03-26, transports). Where only POST has a route, GET is 404.
                     405 | 406 | 501 => return,
-                    404 => {
-                        session.gone.cancel();
-                        return;
-                    }
+                    404 if !was_open => return,
                     // The event is not known any more: the stream begins anew, and what was missed is missed.
                     400 if cursor.take().is_some() => session.missed(),
+                    _ if was_open && session.is_lost(&refusal, None) => {
+                        session.lost();
+                        return;
+                    }
                     status => {
                         tracing::debug!(server = %session.common.http.server, status, "the common stream is not opened");
                     }

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue};
 use reqwest::Url;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Common;
@@ -17,8 +17,8 @@ use super::credentials::Credential;
 use super::exchange::{Hearing, Sent, exchange};
 use super::failure::{Failure, Kind, Trouble};
 use super::http::{Refusal, Reply};
-use crate::base::limits::{ASKS_PER_CALL, UPSTREAM_SIDE, UPSTREAM_TELL};
-use crate::rpc::error::RpcError;
+use crate::base::limits::{ASKS_PER_CALL, RETIRE_LOOK, RETIRE_WAIT, UPSTREAM_SIDE, UPSTREAM_TELL};
+use crate::rpc::error::{HEADER_MISMATCH, RpcError, UNSUPPORTED_VERSION};
 use crate::rpc::message::{self, quote};
 use crate::tools::catalog::Features;
 use crate::tools::hosted::changes::Ears;
@@ -179,10 +179,27 @@ impl Session {
         Ok(())
     }
 
-    /// What a status that is no success means for a request of this session.
-    pub(super) fn judge(&self, refusal: &Refusal, trouble: Trouble) -> Failure {
-        let status = refusal.status.as_u16();
-        let named = refusal.error.as_ref().filter(|(_, named)| *named).map(|(error, _)| error);
+    /// What a status that is no success means for a request of this session, whose number is `id` if it has one.
+    pub(super) fn judge(&self, refusal: &Refusal, trouble: Trouble, id: Option<u64>) -> Failure {
+        if self.is_lost(refusal, id) {
+            self.gone.cancel();
+            let what = format!("does not know its session any more ({})", refusal.status);
+            return self.common.http.trouble(Kind::Gone, false, &what).into();
+        }
+        let error = refusal.error.as_ref().map(|(error, _)| error);
+        match (refusal.status.as_u16(), error) {
+            (400, Some(error)) if is_of_another_era(error) => {}
+            (400, Some(error)) if refusal.names_a_request() && self.told.get().is_some() => {
+                return Failure::Answer(error.clone());
+            }
+            (400 | 404 | 405 | 406 | 415, _) => {}
+            _ => return trouble.into(),
+        }
+        Trouble { kind: Kind::Era, sent: false, ..trouble }.into()
+    }
+
+    /// Whether the refusal of a request, `id`, says that the session is not known any more.
+    pub(super) fn is_lost(&self, refusal: &Refusal, id: Option<u64>) -> bool {
         let says_session = || {
             let said = refusal
                 .error
@@ -190,20 +207,14 @@ impl Session {
                 .is_some_and(|(error, _)| error.message.to_lowercase().contains("session"));
             said || refusal.says("session")
         };
-        let kind = match status {
-            // Unknown sessions are 404 (MCP 2025-03-26, transports). Widely used servers answer 400 and say why.
-            404 if self.id.get().is_some() => Kind::Gone,
-            400 if self.id.get().is_some() && says_session() => Kind::Gone,
-            400 if named.is_some() && self.told.get().is_some() => {
-                return named.cloned().map_or(trouble.clone().into(), Failure::Answer);
+        self.id.get().is_some()
+            && match refusal.status.as_u16() {
+                404 => true,
+                // Unknown sessions are 404 (MCP 2025-03-26, transports). Widely used servers answer 400 and say why. One
+                // that answers the request knows the session: what it says of sessions is about something else.
+                400 => !id.is_some_and(|id| refusal.names(id)) && says_session(),
+                _ => false,
             }
-            400 | 404 | 405 | 406 | 415 => Kind::Era,
-            _ => return trouble.into(),
-        };
-        if kind == Kind::Gone {
-            self.gone.cancel();
-        }
-        Trouble { kind, sent: false, ..trouble }.into()
     }
 
     fn headers(&self) -> HeaderMap {
@@ -357,7 +368,7 @@ impl Session {
         match timeout(UPSTREAM_TELL, posting).await {
             Ok(Ok(Reply::Status(refusal))) => {
                 let trouble = self.common.http.refused(&refusal, &self.credential.whose);
-                Err(self.judge(&refusal, trouble))
+                Err(self.judge(&refusal, trouble, None))
             }
             Ok(Ok(_)) => Ok(()),
             Ok(Err(trouble)) => Err(trouble.into()),
@@ -390,6 +401,19 @@ impl Session {
     /// Leaves it as it is in the server, and reads nothing of it any more.
     pub(super) fn leave(&self) {
         self.gone.cancel();
+    }
+
+    /// Another one has taken its place: it is ended when what runs in it is over.
+    pub(super) async fn end_after_its_calls(self: Arc<Self>) {
+        let over = async {
+            while !self.lock().running.is_empty() {
+                sleep(RETIRE_LOOK).await;
+            }
+        };
+        tokio::select! {
+            () = self.gone.cancelled() => {}
+            _ = timeout(RETIRE_WAIT, over) => self.end().await,
+        }
     }
 
     /// Ends it in the server, too.
@@ -452,6 +476,12 @@ impl Session {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The server does not know it any more, or its stream ended: what it told of has to be told by another one.
+    pub(super) fn lost(&self) {
+        self.gone.cancel();
+        self.common.look_again.notify_one();
+    }
+
     /// Something may have happened of which it did not hear.
     pub(super) fn missed(&self) {
         for uri in self.ears.wanted.uris() {
@@ -467,6 +497,12 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.gone.cancel();
     }
+}
+
+/// Whether a server that has no sessions says so: it wants the revision in a header, or in the envelope of a request.
+fn is_of_another_era(error: &RpcError) -> bool {
+    matches!(error.code, UNSUPPORTED_VERSION | HEADER_MISMATCH)
+        || error.message.contains("io.modelcontextprotocol/")
 }
 
 /// A request that runs in the server. Dropping it before its answer came tells the server to stop.
