@@ -428,9 +428,12 @@ pub const UPSTREAM_BODY_BYTES: usize = CHILD_LINE_BYTES;
 pub const UPSTREAM_ERROR_BYTES: usize = 64 * 1024;
 /// A connection to a remote server that takes longer is given up: the slowest handshake with TLS over a satellite takes two.
 pub const UPSTREAM_CONNECT: Duration = Duration::from_secs(10);
-/// An event stream of a remote server that is silent for so long is opened anew: servers send comments far more often, and
-/// of a connection that is half gone nobody says anything.
+/// An event stream of changes, or a session's own, that is silent for so long is opened anew: servers send comments far more
+/// often, and what is in between may have forgotten it. The answer to a call has the time of the call.
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(300);
+/// A connection to a remote server on which nothing came for so long is asked whether it is still one; twice as long
+/// without a reply, and it is gone with what waits on it.
+pub const UPSTREAM_KEEPALIVE: Duration = Duration::from_secs(60);
 /// How long a remote server may take to say whether it speaks the latest revision before the older ones are tried.
 pub const UPSTREAM_DISCOVER: Duration = Duration::from_secs(10);
 /// How long a remote server is waited for that is told something to which it has nothing to answer.

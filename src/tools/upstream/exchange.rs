@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::Common;
 use super::asks::Ask;
 use super::failure::{Failure, Kind, Trouble};
-use super::frames::{Frames, Silence};
+use super::frames::Frames;
 use super::http::{Refusal, Reply};
 use super::session::Session;
 use crate::base::backoff::Backoff;
@@ -196,15 +196,10 @@ impl<'a> Exchange<'a> {
     /// What the beginning of an answer means.
     async fn begun(&mut self, reply: Reply) -> Result<Begun<'a>, Failure> {
         match reply {
-            Reply::Stream(headers, mut frames) => {
+            Reply::Stream(headers, frames) => {
                 self.saw(&headers)?;
-                // A call has a time of its own, in which the server may be silent.
-                frames.on_silence(match self.cursor {
-                    Some(_) => Silence::Ends,
-                    None if self.is_resumable() => Silence::EndsWhereResumable,
-                    None => Silence::Borne,
-                });
-                Ok(Begun::From(Source::Stream(frames)))
+                // Who waits for the answer has a time of its own, in which the server may be silent.
+                Ok(Begun::From(Source::Stream(frames.patient())))
             }
             Reply::Json(headers, body) => {
                 self.saw(&headers)?;
@@ -248,18 +243,15 @@ impl<'a> Exchange<'a> {
 
     /// A stream broke before the answer: it is resumed where that can be done.
     fn again(&mut self, why: &str) -> Result<Source<'a>, Failure> {
-        if !self.is_resumable() || self.cursor.is_none() || self.resumes >= UPSTREAM_RESUMES {
+        let resumable =
+            self.session.is_some_and(|session| !session.answers_elsewhere() && !session.gone.is_cancelled());
+        if !resumable || self.cursor.is_none() || self.resumes >= UPSTREAM_RESUMES {
             return Err(self.broken(&format!("broke off before the answer: {why}")).into());
         }
         self.resumes += 1;
         tracing::debug!(server = %self.common.http.server, why, "the stream of a call broke and is resumed");
         let pause = self.retry.unwrap_or_default().max(self.backoff.wait()).min(UPSTREAM_REOPEN.1);
         Ok(Source::Pause(Box::pin(sleep(pause))))
-    }
-
-    /// Whether a stream of it can be gone on with, behind an event that is known.
-    fn is_resumable(&self) -> bool {
-        self.session.is_some_and(|session| !session.answers_elsewhere() && !session.gone.is_cancelled())
     }
 
     fn reopen(&self) -> Result<Source<'a>, Failure> {

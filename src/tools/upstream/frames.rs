@@ -9,18 +9,6 @@ use tokio::time::timeout;
 use crate::base::limits::{SSE_EVENT_BYTES, UPSTREAM_IDLE};
 use crate::rpc::sse::{Event, Reader};
 
-/// What it means that nothing comes on a stream for a while.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Silence {
-    /// The stream may be half gone, so it has ended.
-    Ends,
-    /// The same, once it has an event behind which it can be resumed. Without one, its end would be that of what waits
-    /// for it.
-    EndsWhereResumable,
-    /// Nothing. Whoever reads the stream does not wait for ever.
-    Borne,
-}
-
 /// A stream of events.
 #[derive(Debug)]
 pub(super) struct Frames {
@@ -28,9 +16,8 @@ pub(super) struct Frames {
     reader: Reader,
     ready: VecDeque<Event>,
     failed: Option<String>,
-    on_silence: Silence,
-    /// How long a silence is that means something.
-    idle: Duration,
+    /// The silence after which the stream counts as half gone; none: whoever reads it does not wait for ever.
+    idle: Option<Duration>,
 }
 
 impl Frames {
@@ -40,13 +27,14 @@ impl Frames {
             reader: Reader::new(SSE_EVENT_BYTES),
             ready: VecDeque::new(),
             failed: None,
-            on_silence: Silence::Ends,
-            idle: UPSTREAM_IDLE,
+            idle: Some(UPSTREAM_IDLE),
         }
     }
 
-    pub(super) fn on_silence(&mut self, means: Silence) {
-        self.on_silence = means;
+    /// Bears silence: its end would be that of what waits for it.
+    pub(super) fn patient(mut self: Box<Self>) -> Box<Self> {
+        self.idle = None;
+        self
     }
 
     /// The next event that has data; `None` at the end, why it broke otherwise. May be dropped and called again without
@@ -63,12 +51,7 @@ impl Frames {
             if let Some(why) = &self.failed {
                 return Err(why.clone());
             }
-            let idle = match self.on_silence {
-                Silence::Ends => self.idle,
-                Silence::EndsWhereResumable if self.last_event_id().is_some() => self.idle,
-                Silence::EndsWhereResumable | Silence::Borne => Duration::MAX,
-            };
-            match timeout(idle, self.response.chunk()).await {
+            match timeout(self.idle.unwrap_or(Duration::MAX), self.response.chunk()).await {
                 Ok(Ok(Some(part))) => {
                     let mut events = Vec::new();
                     if let Err(error) = self.reader.push(&part, &mut events) {
@@ -78,7 +61,7 @@ impl Frames {
                 }
                 Ok(Ok(None)) => return Ok(None),
                 Ok(Err(error)) => return Err(error.without_url().to_string()),
-                Err(_) => return Err(format!("nothing came for {} s", self.idle.as_secs())),
+                Err(_) => return Err(format!("nothing came for {} s", UPSTREAM_IDLE.as_secs())),
             }
         }
     }
@@ -104,37 +87,21 @@ mod tests {
 
     const IDLE: Duration = Duration::from_millis(100);
 
-    /// A stream that begins with this and says one thing after a silence.
-    fn silent(begins: &'static str, means: Silence) -> Frames {
-        let parts = stream::unfold(0, move |n| async move {
-            let text = match n {
-                0 => begins,
-                1 => {
-                    sleep(IDLE * 5).await;
-                    "data: late\n\n"
-                }
-                _ => return None,
-            };
-            Some((Ok::<_, std::io::Error>(Bytes::from(text)), n + 1))
+    /// A stream that says one thing after a silence.
+    fn silent() -> Box<Frames> {
+        let parts = stream::once(async {
+            sleep(IDLE * 5).await;
+            Ok::<_, std::io::Error>(Bytes::from("data: late\n\n"))
         });
-        let mut frames = Frames::new(http::Response::new(reqwest::Body::wrap_stream(parts)).into());
-        frames.on_silence(means);
-        frames.idle = IDLE;
+        let response = http::Response::new(reqwest::Body::wrap_stream(parts));
+        let mut frames = Box::new(Frames::new(response.into()));
+        frames.idle = frames.idle.map(|_| IDLE);
         frames
     }
 
     #[tokio::test]
-    async fn silence_ends_a_stream_only_where_that_harms_nobody() {
-        const WITH_ID: &str = "id: 1\ndata: \n\n";
-        for (begins, means, is_heard) in [
-            (": hello\n\n", Silence::Ends, false),
-            (": hello\n\n", Silence::EndsWhereResumable, true),
-            (WITH_ID, Silence::EndsWhereResumable, false),
-            (WITH_ID, Silence::Borne, true),
-        ] {
-            let heard = silent(begins, means).next().await;
-            let heard = heard.is_ok_and(|event| event.is_some_and(|event| event.data == b"late"));
-            assert_eq!(heard, is_heard, "{begins:?} {means:?}");
-        }
+    async fn silence_ends_a_stream_unless_it_is_borne() {
+        assert!(silent().next().await.is_err());
+        assert_eq!(silent().patient().next().await.unwrap().unwrap().data, b"late");
     }
 }

@@ -4,7 +4,6 @@
 //! one that keeps the method (307, 308). Proxies of the environment are asked only where the configuration says so.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_TYPE, LOCATION, RETRY_AFTER};
@@ -16,7 +15,8 @@ use tokio::time::timeout;
 use super::failure::{Kind, Trouble};
 use super::frames::Frames;
 use crate::base::limits::{
-    EXCERPT_BYTES, UPSTREAM_BODY_BYTES, UPSTREAM_CONNECT, UPSTREAM_ERROR_BYTES, UPSTREAM_REDIRECTS,
+    EXCERPT_BYTES, UPSTREAM_BODY_BYTES, UPSTREAM_CONNECT, UPSTREAM_ERROR_BYTES, UPSTREAM_KEEPALIVE,
+    UPSTREAM_REDIRECTS,
 };
 use crate::rpc::error::RpcError;
 use crate::rpc::message::{Envelope, Message};
@@ -247,7 +247,9 @@ impl Http {
         let builder = Client::builder()
             .redirect(within_the_origin())
             .connect_timeout(UPSTREAM_CONNECT)
-            .tcp_keepalive(Duration::from_secs(60))
+            .tcp_keepalive(UPSTREAM_KEEPALIVE)
+            .tcp_keepalive_interval(UPSTREAM_KEEPALIVE / 4)
+            .tcp_keepalive_retries(4)
             .referer(false)
             .user_agent(concat!("outlast/", env!("CARGO_PKG_VERSION")));
         let client = match self.proxy.as_str() {

@@ -12,12 +12,14 @@ mod failure;
 mod frames;
 mod guard;
 mod http;
+mod keeper;
 mod kept;
 mod listen;
 mod lists;
 mod meet;
 mod modern;
 mod reader;
+mod refusals;
 mod session;
 mod slots;
 mod tasks;
@@ -29,11 +31,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures_util::future::join_all;
 use reqwest::Url;
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, OnceCell, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -46,8 +47,7 @@ use self::listen::Listeners;
 use self::lists::Listed;
 use self::meet::{Known, Legacy};
 use self::slots::Slots;
-use crate::base::backoff::Backoff;
-use crate::base::limits::{RETIRE_LOOK, RETIRE_WAIT, UPSTREAM_REOPEN, UPSTREAM_SWEEP, UPSTREAM_TELL};
+use crate::base::limits::{RETIRE_LOOK, RETIRE_WAIT};
 use crate::config::{self, HostedServer, Lifetime, ToolFacts, Transport};
 use crate::rpc::error::RpcError;
 use crate::telemetry::metrics::{self, UpstreamMetrics};
@@ -414,67 +414,6 @@ impl Inner {
     /// What is wanted by those who have these credentials.
     fn scope(&self, credential: &Credential) -> Arc<Wanted> {
         Arc::clone(lock(&self.scopes).entry(credential.principal.clone()).or_default())
-    }
-
-    /// Sessions that nobody used for a while are let go of, and lists are looked at again when they may have changed.
-    fn keep_from_now_on(self: &Arc<Self>) {
-        self.keeper.get_or_init(|| {
-            let (weak, closing) = (Arc::downgrade(self), self.common.closing.clone());
-            let common = Arc::clone(&self.common);
-            let keep = async move {
-                let mut sweep = tokio::time::interval(UPSTREAM_SWEEP);
-                let (first, longest) = UPSTREAM_REOPEN;
-                let mut backoff = Backoff::new(first, longest);
-                let mut looked = Instant::now();
-                loop {
-                    tokio::select! {
-                        _ = sweep.tick() => {
-                            let Some(inner) = weak.upgrade() else { return };
-                            inner.slots.sweep(inner.idle);
-                            if inner.has_lost() {
-                                common.look_again.notify_one();
-                            }
-                        }
-                        () = common.look_again.notified() => {
-                            let Some(inner) = weak.upgrade() else { return };
-                            if looked.elapsed() > longest * 2 {
-                                backoff.reset();
-                            }
-                            inner.look_again().await;
-                            inner.restore().await;
-                            drop(inner);
-                            looked = Instant::now();
-                            // A look may be what makes the server ask for the next one.
-                            sleep(backoff.wait()).await;
-                        }
-                    }
-                }
-            };
-            AbortOnDropHandle::new(tokio::spawn(async move {
-                tokio::select! {
-                    () = closing.cancelled() => {}
-                    () = keep => {}
-                }
-            }))
-        });
-    }
-
-    /// Ends the sessions in the server: nobody comes back to them.
-    async fn end_sessions(&self) {
-        self.common.closing.cancel();
-        let sessions: Vec<_> = self.slots.take_all().iter().filter_map(|slot| slot.for_the_end()).collect();
-        let ending = join_all(sessions.iter().map(|session| session.end()));
-        let _ = timeout(UPSTREAM_TELL, ending).await;
-    }
-
-    /// This server ends: what belongs to sessions of ours goes on in the server, the rest is ended.
-    async fn leave_sessions(&self) {
-        self.common.closing.cancel();
-        let slots = self.slots.take_all();
-        let shared: Vec<_> =
-            slots.iter().filter(|slot| slot.is_shared()).filter_map(|slot| slot.for_the_end()).collect();
-        let ending = join_all(shared.iter().map(|session| session.end()));
-        let _ = timeout(UPSTREAM_TELL / 4, ending).await;
     }
 
     fn closed(&self) -> Trouble {

@@ -11,7 +11,7 @@ use super::Common;
 use super::asks::Ask;
 use super::credentials::Credential;
 use super::failure::{Failure, Kind};
-use super::frames::{Frames, Silence};
+use super::frames::Frames;
 use super::http::Reply;
 use super::session::{Owner, Session, Transport};
 use crate::base::backoff::Backoff;
@@ -68,9 +68,8 @@ pub(super) async fn open_sse(
     let session = Session::new(common, credential, owner, ears, Transport::Sse(to));
     let (weak, gone) = (Arc::downgrade(&session), session.gone.clone());
     tokio::spawn(async move {
-        let mut frames = frames;
         // What comes is for the calls of the session, which have a time of their own.
-        frames.on_silence(Silence::Borne);
+        let mut frames = frames.patient();
         tokio::select! {
             () = gone.cancelled() => {}
             _ = read(&weak, &mut frames) => {

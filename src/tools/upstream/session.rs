@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 use super::Common;
 use super::credentials::Credential;
 use super::exchange::{Hearing, Sent, exchange};
-use super::failure::{Failure, Kind, Trouble};
-use super::http::{Refusal, Reply};
-use crate::base::limits::{ASKS_PER_CALL, RETIRE_LOOK, RETIRE_WAIT, UPSTREAM_SIDE, UPSTREAM_TELL};
-use crate::rpc::error::{HEADER_MISMATCH, RpcError, UNSUPPORTED_VERSION};
+use super::failure::{Failure, Kind};
+use super::http::Reply;
+use crate::base::limits::{ASKS_PER_CALL, RETIRE_LOOK, UPSTREAM_SIDE, UPSTREAM_TELL};
+use crate::rpc::error::RpcError;
 use crate::rpc::message::{self, quote};
 use crate::tools::catalog::Features;
 use crate::tools::hosted::changes::Ears;
@@ -149,6 +149,11 @@ impl Session {
         let _ = self.told.set(told);
     }
 
+    /// Whether hands were shaken.
+    pub(super) fn is_begun(&self) -> bool {
+        self.told.get().is_some()
+    }
+
     pub(super) fn told(&self) -> Told {
         self.told.get().cloned().unwrap_or_default()
     }
@@ -177,44 +182,6 @@ impl Session {
         id.set_sensitive(true);
         let _ = self.id.set(id);
         Ok(())
-    }
-
-    /// What a status that is no success means for a request of this session, whose number is `id` if it has one.
-    pub(super) fn judge(&self, refusal: &Refusal, trouble: Trouble, id: Option<u64>) -> Failure {
-        if self.is_lost(refusal, id) {
-            self.gone.cancel();
-            let what = format!("does not know its session any more ({})", refusal.status);
-            return self.common.http.trouble(Kind::Gone, false, &what).into();
-        }
-        let error = refusal.error.as_ref().map(|(error, _)| error);
-        match (refusal.status.as_u16(), error) {
-            (400, Some(error)) if is_of_another_era(error) => {}
-            (400, Some(error)) if refusal.names_a_request() && self.told.get().is_some() => {
-                return Failure::Answer(error.clone());
-            }
-            (400 | 404 | 405 | 406 | 415, _) => {}
-            _ => return trouble.into(),
-        }
-        Trouble { kind: Kind::Era, sent: false, ..trouble }.into()
-    }
-
-    /// Whether the refusal of a request, `id`, says that the session is not known any more.
-    pub(super) fn is_lost(&self, refusal: &Refusal, id: Option<u64>) -> bool {
-        let says_session = || {
-            let said = refusal
-                .error
-                .as_ref()
-                .is_some_and(|(error, _)| error.message.to_lowercase().contains("session"));
-            said || refusal.says("session")
-        };
-        self.id.get().is_some()
-            && match refusal.status.as_u16() {
-                404 => true,
-                // Unknown sessions are 404 (MCP 2025-03-26, transports). Widely used servers answer 400 and say why. One
-                // that answers the request knows the session: what it says of sessions is about something else.
-                400 => !id.is_some_and(|id| refusal.names(id)) && says_session(),
-                _ => false,
-            }
     }
 
     fn headers(&self) -> HeaderMap {
@@ -412,7 +379,7 @@ impl Session {
         };
         tokio::select! {
             () = self.gone.cancelled() => {}
-            _ = timeout(RETIRE_WAIT, over) => self.end().await,
+            () = over => self.end().await,
         }
     }
 
@@ -497,12 +464,6 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.gone.cancel();
     }
-}
-
-/// Whether a server that has no sessions says so: it wants the revision in a header, or in the envelope of a request.
-fn is_of_another_era(error: &RpcError) -> bool {
-    matches!(error.code, UNSUPPORTED_VERSION | HEADER_MISMATCH)
-        || error.message.contains("io.modelcontextprotocol/")
 }
 
 /// A request that runs in the server. Dropping it before its answer came tells the server to stop.

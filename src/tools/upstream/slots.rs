@@ -132,8 +132,8 @@ impl Slots {
 
     /// Those whose session was lost while somebody waits to hear of changes by it.
     pub(super) fn lost(&self) -> Vec<Use> {
-        let shared = lock(&self.shared);
         let sessions = lock(&self.sessions);
+        let shared = lock(&self.shared);
         let all = shared.values().chain(sessions.values());
         all.filter(|slot| slot.is_lost()).map(Slot::used).collect()
     }

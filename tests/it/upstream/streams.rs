@@ -13,8 +13,8 @@ use crate::support::until;
 
 const URI: &str = "a://one";
 
-/// A server that loses its sessions, and ends their streams, each time the number of its life changes. What it is asked
-/// for in a session that it knows, and does not answer itself, comes to `act` with that number.
+/// A server that loses its sessions, and ends their streams, each time the number of its life changes; 0: it fails. What
+/// it is asked for in a session that it knows, and does not answer itself, comes to `act` with that number.
 async fn forgetful<F: Future<Output = ()> + Send + 'static>(
     life: watch::Receiver<u64>,
     act: impl Fn(u64, Request, Caller) -> F + Clone + Send + Sync + 'static,
@@ -25,6 +25,7 @@ async fn forgetful<F: Future<Output = ()> + Send + 'static>(
             let now = *life.borrow_and_update();
             let own = format!("life-{now}");
             match request.asks().as_str() {
+                _ if now == 0 => return caller.answer(503, &[], "").await,
                 "server/discover" => {}
                 "initialize" => {
                     let result = json!({
@@ -101,10 +102,10 @@ async fn a_subscriber_that_makes_no_calls_hears_on_after_a_restart_that_loses_se
         stream.request("GET", "/mcp", &headers, b"").await;
         assert_eq!(stream.head().await.status, 200);
         let told = peer.count("resources/subscribe");
-        // The streams of both sessions are open.
-        let streams = peer.count("GET");
-        assert!(streams > 0);
-        life.send_modify(|life| *life += 1);
+        let (before, streams) = (*life.borrow(), peer.count("GET"));
+        life.send_replace(0);
+        peer.until("GET", streams + 1).await;
+        life.send_replace(before + 1);
         peer.until("resources/subscribe", told + 1).await;
         loop {
             let message = next_message(&mut stream).await;
