@@ -114,8 +114,12 @@ async fn keep_reading(weak: &Weak<Session>) {
             Ok(Reply::Status(refusal)) => {
                 match refusal.status.as_u16() {
                     // It has no such stream (MCP 2025-03-26, transports). Where only POST has a route, GET is 404.
-                    405 | 406 | 501 => return,
-                    404 if !was_open => return,
+                    404..=406 | 501 if !was_open => return,
+                    // It had one, so it may be another server by now.
+                    405 | 406 | 501 => {
+                        session.missed();
+                        return;
+                    }
                     // The event is not known any more: the stream begins anew, and what was missed is missed.
                     400 if cursor.take().is_some() => session.missed(),
                     _ if was_open && session.is_lost(&refusal, None) => {

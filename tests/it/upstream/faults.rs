@@ -157,9 +157,14 @@ async fn a_server_that_takes_calls_and_never_answers_is_left_alone() {
     for answer in futures_util::future::join_all(calls).await {
         assert_eq!(answer["result"]["_meta"]["outlast/timedOut"], true, "{answer}");
     }
-    let refused = run(&session, "act", json!({})).await;
-    assert!(said(&refused).contains("not called for another"), "{refused}");
     assert_eq!(peer.count("tools/call"), 5);
+    let metrics = front.exchange("GET", "/metrics", &[], b"").await.text();
+    for counted in [
+        "outlast_upstream_failures_total{server=\"one\"} 5",
+        "outlast_upstream_breaker_openings_total{server=\"one\"} 1",
+    ] {
+        assert!(metrics.contains(counted), "{counted:?} is not in {metrics}");
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::{LATEST, fronting, next_message, run, said};
+use super::{LATEST, fronting, next_message, run, said, status};
 use crate::support::mcp::Session;
 use crate::support::peer::{self, Caller, Peer, Request, text};
 use crate::support::until;
@@ -131,6 +131,41 @@ async fn lists_that_are_others_after_a_restart_are_listed_without_a_call() {
     peer.until("GET", 1).await;
     life.send_replace(2);
     until("the tools of the other life", || async { described().await == "life-2" }).await;
+    assert_eq!(peer.count("tools/call"), 0);
+}
+
+#[tokio::test]
+async fn a_server_that_has_no_sessions_any_more_is_found_without_a_call() {
+    let (new, is_new) = watch::channel(false);
+    let peer = Peer::start(move |request, mut caller: Caller| {
+        let mut is_new = is_new.clone();
+        async move {
+            let now = *is_new.borrow_and_update();
+            let answered = match (now, request.asks().as_str()) {
+                (true, "GET") => return caller.answer(405, &[], "").await,
+                (true, _) if !request.body.contains("io.modelcontextprotocol/") => {
+                    return caller.error(400, -32022, "Unsupported protocol version").await;
+                }
+                (true, _) => peer::modern(&request, caller).await,
+                (false, "GET") => {
+                    caller.begin_stream(&[]).await;
+                    let _ = is_new.changed().await;
+                    return;
+                }
+                (false, _) => peer::legacy(&request, caller).await,
+            };
+            if let Some(caller) = answered {
+                caller.result(&[], text("well")).await;
+            }
+        }
+    })
+    .await;
+    let front = fronting(&peer.url(), "").await;
+    let revision = async || status(&front).await["revision"].clone();
+    until("a session", || async { revision().await == LATEST }).await;
+    peer.until("GET", 1).await;
+    new.send_replace(true);
+    until("the other revision", || async { revision().await == "2026-07-28" }).await;
     assert_eq!(peer.count("tools/call"), 0);
 }
 

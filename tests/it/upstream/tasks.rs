@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{LATEST, fronting, run, said};
 use crate::support::mcp::Session;
 use crate::support::peer::{self, Caller, Peer, text};
+use crate::support::server::Server;
 
 /// How a look at a task fails.
 #[derive(Clone, Copy, Debug)]
@@ -85,16 +86,18 @@ async fn legacy(fault: Fault, failures: usize) -> Peer {
     .await
 }
 
-async fn answer_of(peer: &Peer) -> Value {
-    let front = fronting(&peer.url(), "start_timeout_seconds = 2").await;
-    let session = Session::open(&front, LATEST).await;
+async fn before(peer: &Peer) -> Server {
+    fronting(&peer.url(), "start_timeout_seconds = 2").await
+}
+
+async fn answer_of(front: &Server) -> Value {
+    let session = Session::open(front, LATEST).await;
     run(&session, "act", json!({})).await
 }
 
 /// The same of a tool that is run as a task only.
-async fn result_of(peer: &Peer) -> Value {
-    let front = fronting(&peer.url(), "").await;
-    let session = Session::open(&front, LATEST).await;
+async fn result_of(front: &Server) -> Value {
+    let session = Session::open(front, LATEST).await;
     let params = json!({ "name": "act", "arguments": {}, "task": {} });
     let begun = session.ask("b", "tools/call", params).await;
     session.ask("r", "tasks/result", json!({ "taskId": begun["result"]["task"]["taskId"] })).await
@@ -111,13 +114,13 @@ async fn a_task_goes_on_over_looks_that_fail() {
         Fault::Silence,
     ] {
         let peer = modern(fault, 2).await;
-        let answer = answer_of(&peer).await;
+        let answer = answer_of(&before(&peer).await).await;
         assert_eq!((said(&answer), peer.count("tools/call")), ("finished", 1), "{fault:?}: {answer}");
         assert_eq!(peer.count("tasks/cancel"), 0, "{fault:?}");
     }
     for fault in [Fault::Status(405), Fault::Status(502), Fault::Break] {
         let peer = legacy(fault, 2).await;
-        let answer = result_of(&peer).await;
+        let answer = result_of(&before(&peer).await).await;
         assert_eq!((said(&answer), peer.count("tools/call")), ("finished", 1), "{fault:?}: {answer}");
     }
 }
@@ -126,7 +129,8 @@ async fn a_task_goes_on_over_looks_that_fail() {
 async fn a_task_that_is_lost_is_not_begun_a_second_time() {
     let (here, there) =
         (modern(Fault::Status(404), usize::MAX).await, legacy(Fault::Status(404), usize::MAX).await);
-    let (of_modern, of_legacy) = tokio::join!(answer_of(&here), result_of(&there));
+    let (modern_front, legacy_front) = (before(&here).await, before(&there).await);
+    let (of_modern, of_legacy) = tokio::join!(answer_of(&modern_front), result_of(&legacy_front));
     for (answer, peer) in [(of_modern, &here), (of_legacy, &there)] {
         assert_eq!(answer["result"]["isError"], true, "{answer}");
         assert_eq!(answer["result"]["_meta"]["outlast/retrySafe"], false, "{answer}");
