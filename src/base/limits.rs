@@ -428,9 +428,12 @@ pub const UPSTREAM_BODY_BYTES: usize = CHILD_LINE_BYTES;
 pub const UPSTREAM_ERROR_BYTES: usize = 64 * 1024;
 /// A connection to a remote server that takes longer is given up: the slowest handshake with TLS over a satellite takes two.
 pub const UPSTREAM_CONNECT: Duration = Duration::from_secs(10);
-/// An event stream of a remote server that is silent for so long is opened anew: servers send comments far more often, and
-/// of a connection that is half gone nobody says anything.
+/// An event stream of changes, or a session's own, that is silent for so long is opened anew: servers send comments far more
+/// often, and what is in between may have forgotten it. The answer to a call has the time of the call.
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(300);
+/// A connection to a remote server on which nothing came for so long is asked whether it is still one; twice as long
+/// without a reply, and it is gone with what waits on it.
+pub const UPSTREAM_KEEPALIVE: Duration = Duration::from_secs(60);
 /// How long a remote server may take to say whether it speaks the latest revision before the older ones are tried.
 pub const UPSTREAM_DISCOVER: Duration = Duration::from_secs(10);
 /// How long a remote server is waited for that is told something to which it has nothing to answer.
@@ -455,6 +458,11 @@ pub const UPSTREAM_SWEEP: Duration = Duration::from_secs(15);
 pub const UPSTREAM_AGAIN: Duration = Duration::from_millis(200);
 /// How often a task of a remote server is looked at, where it does not say how often: least and most.
 pub const UPSTREAM_POLL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// Looks at a task in a row that fail before it is given up: with the pauses between them, a server has about ten seconds
+/// to start again.
+pub const UPSTREAM_POLL_FAILURES: usize = 6;
+/// Lost sessions of one remote server that are made anew at a time, for those who wait to hear of changes.
+pub const UPSTREAM_RESTORES: usize = 8;
 /// JSON text of a schema that is enforced. Those of real tools have a few kilobytes.
 pub const SCHEMA_BYTES: usize = 256 * 1024;
 /// Steps that a schema may take for one value: some milliseconds.

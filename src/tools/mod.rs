@@ -344,6 +344,11 @@ pub trait Outbox: Send + Sync + 'static {
         false
     }
 
+    /// Whether the call's time is over, for which it is ended now.
+    fn is_late(&self) -> bool {
+        false
+    }
+
     /// Under 2026-07-28: the capabilities that this request declares; the result is to be in that revision's form.
     fn modern_capabilities(&self) -> Option<&RawValue>;
 }

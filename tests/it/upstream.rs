@@ -2,9 +2,12 @@
 
 mod auth;
 mod bridging;
+mod eras;
 mod faults;
 mod reload;
 mod sessions;
+mod streams;
+mod tasks;
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! The time of a call: renewed by what the call says and by answers of its client, bounded all the same.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,7 +27,7 @@ pub(super) async fn run(plan: &Plan, call: Call) -> Outcome {
         biased;
         outcome = running => outcome,
         // Dropping the call ends it in its host.
-        over = watch.over(time) => {
+        over = watch.ended(time) => {
             let told = format!(
                 "server {:?}: {:?} gave no answer within {} s and was cancelled ({})",
                 plan.host.name(), &*plan.name, over.as_secs(), match over == time.most && over != time.within {
@@ -48,11 +48,19 @@ struct Watch {
     news_ms: AtomicU64,
     /// Questions that wait for the client.
     asking: AtomicUsize,
+    /// The call's time is over. Hosts look at it when their call is dropped.
+    late: AtomicBool,
 }
 
 impl Watch {
     fn new(out: Arc<dyn Outbox>) -> Self {
-        Self { out, start: Instant::now(), news_ms: AtomicU64::new(0), asking: AtomicUsize::new(0) }
+        Self {
+            out,
+            start: Instant::now(),
+            news_ms: AtomicU64::new(0),
+            asking: AtomicUsize::new(0),
+            late: AtomicBool::new(false),
+        }
     }
 
     fn news(&self) {
@@ -61,6 +69,13 @@ impl Watch {
     }
 
     /// Waits for the end of the call's time; says which it was.
+    async fn ended(&self, time: Time) -> Duration {
+        let over = self.over(time).await;
+        self.late.store(true, Ordering::Release);
+        over
+    }
+
+    /// As [`ended`](Self::ended), and nobody is told.
     ///
     /// Progress renews it up to the most (MCP 2025-11-25, lifecycle, timeouts). People take longer to answer than
     /// programs: a call that waits for its client's answer has time, and a task has a time of its own.
@@ -156,6 +171,10 @@ impl Outbox for Watch {
 
     fn is_timed(&self) -> bool {
         true
+    }
+
+    fn is_late(&self) -> bool {
+        self.late.load(Ordering::Acquire)
     }
 
     fn modern_capabilities(&self) -> Option<&RawValue> {

@@ -1,19 +1,20 @@
 //! One call in a remote server, of a tool or of what stands beside tools: attempts until there is an answer, each only
 //! where the one before cannot have done anything, or where doing it twice does no harm.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use serde_json::value::RawValue;
 use tokio::time::sleep;
 
-use super::Inner;
 use super::exchange::Hearing;
 use super::failure::{Failure, Kind, Trouble};
 use super::meet::{Known, Legacy};
 use super::modern::Rounds;
 use super::session::Session;
 use super::slots::{self, Slots};
+use super::tasks::Patience;
+use super::{Inner, lock};
 use crate::base::counted::Counted;
 use crate::base::limits::UPSTREAM_AGAIN;
 use crate::config::Lifetime;
@@ -62,8 +63,27 @@ struct Chances {
 #[derive(Default)]
 struct Progress {
     asking: AtomicUsize,
-    /// The server has begun to answer.
+    /// The server has begun to answer what was sent last.
     headed: AtomicBool,
+    /// Of the attempt that runs.
+    ticket: Mutex<Option<Ticket>>,
+}
+
+impl Progress {
+    fn begins(&self, ticket: Ticket) {
+        self.headed.store(false, Ordering::Release);
+        *lock(&self.ticket) = Some(ticket);
+    }
+
+    /// The ticket of an attempt that is over.
+    fn ended(&self) -> Option<Ticket> {
+        lock(&self.ticket).take()
+    }
+
+    /// The ticket of an attempt to which the server has answered nothing.
+    fn unheard(&self) -> Option<Ticket> {
+        self.ended().filter(|_| !self.headed.load(Ordering::Acquire))
+    }
 }
 
 impl Inner {
@@ -94,10 +114,10 @@ impl Inner {
     ) -> Result<Result<Box<RawValue>, RpcError>, Unanswered> {
         let _running = Counted::begin(&self.running);
         let progress = Progress::default();
-        let mut ticket = None;
+        let _silence = Silence { inner: self, call, progress: &progress };
         let outcome = tokio::select! {
             biased;
-            outcome = self.attempts(errand, call, &progress, &mut ticket) => Some(outcome),
+            outcome = self.attempts(errand, call, &progress) => Some(outcome),
             () = deadline(self.call_timeout, &progress.asking, &call.out) => None,
         };
         match outcome {
@@ -109,9 +129,8 @@ impl Inner {
                     "gave no answer to {errand} within {} s, which was cancelled (call_timeout_seconds)",
                     self.call_timeout.as_secs()
                 );
-                let silent = !progress.headed.load(Ordering::Acquire);
                 let trouble = self.common.http.trouble(Kind::Down, true, &what);
-                if let (Some(ticket), true) = (ticket, silent) {
+                if let Some(ticket) = progress.unheard() {
                     self.failed(&ticket, &trouble);
                 }
                 Err(Unanswered {
@@ -128,25 +147,32 @@ impl Inner {
         errand: Errand<'_>,
         call: &Call,
         progress: &Progress,
-        holds: &mut Option<Ticket>,
     ) -> Result<Box<RawValue>, Failure> {
         let mut left = Chances { gone: true, era: true, headers: true, down: true };
         loop {
-            let ticket = self.admit()?;
-            let ticket = holds.insert(ticket);
-            let outcome = self.once(errand, call, progress).await;
-            self.judged(ticket, &outcome);
+            progress.begins(self.admit()?);
+            let mut used = None;
+            let outcome = self.once(errand, call, progress, &mut used).await;
+            if let Some(ticket) = progress.ended() {
+                self.judged(&ticket, &outcome);
+            }
             let trouble = match outcome {
                 Err(Failure::Trouble(trouble)) => trouble,
                 outcome => return outcome,
             };
+            let undone = !trouble.sent || self.may_repeat(errand);
             let again = match trouble.kind {
-                Kind::Gone => (!trouble.sent || self.may_repeat(errand)) && std::mem::take(&mut left.gone),
-                Kind::Era => {
-                    self.forget_known();
-                    std::mem::take(&mut left.era)
+                Kind::Gone => undone && std::mem::take(&mut left.gone),
+                Kind::Era => match used {
+                    Some(used) if undone && std::mem::take(&mut left.era) => {
+                        self.forget_known(&used);
+                        true
+                    }
+                    _ => false,
+                },
+                Kind::Headers => {
+                    undone && std::mem::take(&mut left.headers) && self.list_tools_anew().await.is_ok()
                 }
-                Kind::Headers => std::mem::take(&mut left.headers) && self.list_tools().await.is_ok(),
                 // Calls of tools are made again by whoever makes them.
                 Kind::Down if errand.method != "tools/call" => {
                     let again = std::mem::take(&mut left.down);
@@ -164,16 +190,18 @@ impl Inner {
         }
     }
 
+    /// `used`: what the server was taken to speak.
     async fn once(
         self: &Arc<Self>,
         errand: Errand<'_>,
         call: &Call,
         progress: &Progress,
+        used: &mut Option<Arc<Known>>,
     ) -> Result<Box<RawValue>, Failure> {
         let credential =
             self.credentials.of(&call.principal).map_err(|why| Trouble::new(Kind::Refused, false, why))?;
-        let known = self.known(&credential).await?;
-        match &*known {
+        let known = used.insert(self.known(&credential).await?);
+        match &**known {
             Known::Modern(modern) => {
                 let repeated = match errand.of_tool() {
                     Some(tool) => {
@@ -241,7 +269,18 @@ impl Inner {
             let token = call.progress_token.as_deref().map(|token| (id, token));
             let hearing = Hearing { token, out: Some(&call.out), asking, headed };
             let params = format!("{{\"taskId\":{}}}", quote(&task));
-            let ended = session.exchange("tasks/result", &params, hearing, Some(&task)).await;
+            let mut patience = Patience::default();
+            let ended = loop {
+                let ended = session.exchange("tasks/result", &params, hearing, Some(&task)).await;
+                match ended.map_err(Failure::begun) {
+                    Err(failure) if !session.gone.is_cancelled() => {
+                        if let Err(failure) = patience.bear(failure).await {
+                            break Err(failure);
+                        }
+                    }
+                    ended => break ended,
+                }
+            };
             cancels.over = matches!(ended, Ok(_) | Err(Failure::Answer(_)));
             result = without_related(ended?);
         }
@@ -261,8 +300,9 @@ impl Inner {
         };
         tracing::debug!(correlation = %call.correlation, "{errand}: {trouble}");
         let outcome = match trouble.kind {
-            Kind::Refused | Kind::Open | Kind::Closed => Outcome::Lasting,
-            Kind::Down | Kind::Gone | Kind::Era | Kind::Headers => Outcome::Failed,
+            // What it speaks, and what headers it wants, it was asked already.
+            Kind::Refused | Kind::Open | Kind::Closed | Kind::Era | Kind::Headers => Outcome::Lasting,
+            Kind::Down | Kind::Gone => Outcome::Failed,
         };
         Unanswered { why: format!("{trouble}{advice}"), retry_safe, outcome }
     }
@@ -270,6 +310,24 @@ impl Inner {
     /// Tools say it of themselves; whatever else is asked for changes nothing.
     pub(super) fn may_repeat(&self, errand: Errand<'_>) -> bool {
         errand.of_tool().is_none_or(|tool| self.repeatable.load().contains(tool))
+    }
+}
+
+/// A call that is dropped because its time is over: a server that has answered nothing by then does not work.
+struct Silence<'a> {
+    inner: &'a Arc<Inner>,
+    call: &'a Call,
+    progress: &'a Progress,
+}
+
+impl Drop for Silence<'_> {
+    fn drop(&mut self) {
+        if self.call.out.is_late()
+            && let Some(ticket) = self.progress.unheard()
+        {
+            let what = "gave no answer to a call before its time was over";
+            self.inner.failed(&ticket, &self.inner.common.http.trouble(Kind::Down, true, what));
+        }
     }
 }
 

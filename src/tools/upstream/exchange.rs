@@ -198,7 +198,8 @@ impl<'a> Exchange<'a> {
         match reply {
             Reply::Stream(headers, frames) => {
                 self.saw(&headers)?;
-                Ok(Begun::From(Source::Stream(frames)))
+                // Who waits for the answer has a time of its own, in which the server may be silent.
+                Ok(Begun::From(Source::Stream(frames.patient())))
             }
             Reply::Json(headers, body) => {
                 self.saw(&headers)?;
@@ -219,10 +220,13 @@ impl<'a> Exchange<'a> {
             Reply::Status(refusal) if self.cursor.is_some() => match refusal.status.as_u16() {
                 404 => {
                     if let Some(session) = self.session {
-                        session.gone.cancel();
+                        session.lost();
                     }
                     let what = "ended the session while the call ran, and the answer with it";
                     Err(self.common.http.trouble(Kind::Gone, true, what).into())
+                }
+                status @ (400 | 405 | 406 | 501) => {
+                    Err(self.broken(&format!("broke off its answer, which is not resumed ({status})")).into())
                 }
                 status => Ok(Begun::From(self.again(&format!("the stream is not resumed ({status})"))?)),
             },
@@ -246,7 +250,7 @@ impl<'a> Exchange<'a> {
         }
         self.resumes += 1;
         tracing::debug!(server = %self.common.http.server, why, "the stream of a call broke and is resumed");
-        let pause = self.retry.unwrap_or_else(|| self.backoff.wait()).min(UPSTREAM_REOPEN.1);
+        let pause = self.retry.unwrap_or_default().max(self.backoff.wait()).min(UPSTREAM_REOPEN.1);
         Ok(Source::Pause(Box::pin(sleep(pause))))
     }
 
@@ -266,7 +270,7 @@ impl<'a> Exchange<'a> {
     fn refused(&self, refusal: &Refusal) -> Failure {
         let trouble = self.common.http.refused(refusal, self.whose);
         match self.session {
-            Some(session) => session.judge(refusal, trouble),
+            Some(session) => session.judge(refusal, trouble, Some(self.id)),
             None => super::modern::judge(refusal, trouble),
         }
     }

@@ -34,9 +34,9 @@ pub(super) enum Kind {
     Refused,
     /// It does not know the session any more.
     Gone,
-    /// It does not speak the revision that it spoke. Nothing was done.
+    /// It does not speak the revision that it spoke.
     Era,
-    /// A header did not repeat an argument as the server has it by now. Nothing was done.
+    /// A header did not repeat an argument as the server has it by now.
     Headers,
     /// It is not called: it failed too often a moment ago.
     Open,
@@ -77,12 +77,44 @@ impl From<Trouble> for Failure {
 }
 
 impl Failure {
+    /// The failure of a request about something that the server has begun: whatever it says of that request, it has
+    /// acted on the call.
+    pub(super) fn begun(self) -> Self {
+        let Self::Trouble(trouble) = self else { return self };
+        let kind = match trouble.kind {
+            Kind::Era | Kind::Headers => Kind::Refused,
+            kind => kind,
+        };
+        Self::Trouble(Trouble { kind, sent: true, ..trouble })
+    }
+
     /// The failure as an answer to a request of a client. `retryable`: it is told whether asking again does no harm.
     pub(super) fn as_rpc_error(&self) -> RpcError {
         match self {
             Self::Answer(error) => error.clone(),
             Self::Trouble(trouble) => RpcError::internal(trouble.why.to_string())
                 .with_data(&serde_json::json!({ "retryable": !trouble.sent })),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_begun_was_sent_and_is_no_sign_of_another_revision() {
+        for (kind, then) in [
+            (Kind::Down, Kind::Down),
+            (Kind::Refused, Kind::Refused),
+            (Kind::Gone, Kind::Gone),
+            (Kind::Era, Kind::Refused),
+            (Kind::Headers, Kind::Refused),
+        ] {
+            match Failure::from(Trouble::new(kind, false, "x")).begun() {
+                Failure::Trouble(trouble) => assert_eq!((trouble.kind, trouble.sent), (then, true)),
+                Failure::Answer(error) => panic!("{error}"),
+            }
         }
     }
 }

@@ -4,7 +4,6 @@
 //! one that keeps the method (307, 308). Proxies of the environment are asked only where the configuration says so.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_TYPE, LOCATION, RETRY_AFTER};
@@ -16,7 +15,7 @@ use tokio::time::timeout;
 use super::failure::{Kind, Trouble};
 use super::frames::Frames;
 use crate::base::limits::{
-    EXCERPT_BYTES, UPSTREAM_BODY_BYTES, UPSTREAM_CONNECT, UPSTREAM_ERROR_BYTES, UPSTREAM_IDLE,
+    EXCERPT_BYTES, UPSTREAM_BODY_BYTES, UPSTREAM_CONNECT, UPSTREAM_ERROR_BYTES, UPSTREAM_KEEPALIVE,
     UPSTREAM_REDIRECTS,
 };
 use crate::rpc::error::RpcError;
@@ -54,8 +53,8 @@ pub(super) enum Reply {
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
-    /// The error in its body, and whether it names the request.
-    pub(super) error: Option<(RpcError, bool)>,
+    /// The error in its body, and the id of the request that it names.
+    pub(super) error: Option<(RpcError, Option<Box<str>>)>,
     retry_after: Option<String>,
     location: Option<String>,
     /// The beginning of a body that is no error.
@@ -63,6 +62,17 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
+    /// Whether its body is the answer to a request.
+    pub(super) fn names_a_request(&self) -> bool {
+        self.error.as_ref().is_some_and(|(_, id)| id.is_some())
+    }
+
+    /// Whether its body is the answer to this one.
+    pub(super) fn names(&self, id: u64) -> bool {
+        let named = self.error.as_ref().and_then(|(_, named)| named.as_deref());
+        named.is_some_and(|named| named.parse() == Ok(id))
+    }
+
     /// Whether its body, where that is no error, has this word.
     pub(super) fn says(&self, word: &str) -> bool {
         self.said.to_lowercase().contains(word)
@@ -125,11 +135,12 @@ impl Http {
             "text/event-stream" => Ok(Reply::Stream(headers, Box::new(Frames::new(response)))),
             "application/json" => {
                 let body = self.body(response).await?;
-                Ok(Reply::Json(headers, body))
+                // What has no answer is also taken like this, by frameworks that name a type whatever they send.
+                Ok(if body.is_empty() { Reply::Nothing(headers) } else { Reply::Json(headers, body) })
             }
             _ => {
                 let said = head(response, EXCERPT_BYTES).await;
-                if kind.is_empty() && said.is_empty() {
+                if said.is_empty() {
                     return Ok(Reply::Nothing(headers));
                 }
                 let what = format!(
@@ -143,17 +154,14 @@ impl Http {
         }
     }
 
-    /// A whole body. It may take as long as it goes on coming.
+    /// A whole body. It may take as long as whoever waits for it has.
     async fn body(&self, mut response: Response) -> Result<Bytes, Trouble> {
         let mut body = BytesMut::new();
         loop {
-            match timeout(UPSTREAM_IDLE, response.chunk()).await {
-                Ok(Ok(Some(part))) => body.extend_from_slice(&part),
-                Ok(Ok(None)) => return Ok(body.freeze()),
-                Ok(Err(error)) => return Err(self.not_answered(error)),
-                Err(_) => {
-                    return Err(self.trouble(Kind::Down, true, "began an answer and did not go on with it"));
-                }
+            match response.chunk().await {
+                Ok(Some(part)) => body.extend_from_slice(&part),
+                Ok(None) => return Ok(body.freeze()),
+                Err(error) => return Err(self.not_answered(error)),
             }
             if body.len() > UPSTREAM_BODY_BYTES {
                 let what = format!("answered with more than {UPSTREAM_BODY_BYTES} bytes");
@@ -239,7 +247,9 @@ impl Http {
         let builder = Client::builder()
             .redirect(within_the_origin())
             .connect_timeout(UPSTREAM_CONNECT)
-            .tcp_keepalive(Duration::from_secs(60))
+            .tcp_keepalive(UPSTREAM_KEEPALIVE)
+            .tcp_keepalive_interval(UPSTREAM_KEEPALIVE / 4)
+            .tcp_keepalive_retries(4)
             .referer(false)
             .user_agent(concat!("outlast/", env!("CARGO_PKG_VERSION")));
         let client = match self.proxy.as_str() {
@@ -290,8 +300,8 @@ async fn head(mut response: Response, at_most: usize) -> Vec<u8> {
     body
 }
 
-/// The error that a body is, and whether it names a request.
-fn error_in(server: &str, body: &[u8]) -> Option<(RpcError, bool)> {
+/// The error that a body is, and the id of the request that it names.
+fn error_in(server: &str, body: &[u8]) -> Option<(RpcError, Option<Box<str>>)> {
     #[derive(serde::Deserialize)]
     struct Nameless {
         error: Box<serde_json::value::RawValue>,
@@ -299,11 +309,11 @@ fn error_in(server: &str, body: &[u8]) -> Option<(RpcError, bool)> {
     if let Ok(Envelope::One(Message::Response(response))) = Envelope::parse(body)
         && let Err(error) = response.outcome
     {
-        return Some((error_of(server, error), true));
+        return Some((error_of(server, error), Some(response.id.get().into())));
     }
     // One that answers no request has `id: null`, or none.
     let Nameless { error } = serde_json::from_slice(body).ok()?;
-    error.get().starts_with('{').then(|| (error_of(server, &error), false))
+    error.get().starts_with('{').then(|| (error_of(server, &error), None))
 }
 
 fn quoted(said: &[u8]) -> String {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Common;
@@ -84,6 +84,11 @@ impl Listeners {
     /// Those that there are.
     pub(super) fn all(&self) -> Vec<Arc<Listener>> {
         self.lock().values().cloned().collect()
+    }
+
+    /// Forgets those that the server refused: it may have another mind now.
+    pub(super) fn forget_refused(&self) {
+        self.lock().retain(|_, listener| !listener.honoured.borrow().never);
     }
 
     /// Ends all streams: the server speaks another revision now.
@@ -170,7 +175,7 @@ async fn run(this: Arc<Listener>, common: Arc<Common>, credential: Arc<Credentia
         }
         match open(&common, &credential, lists, &uris).await {
             Ok((frames, honoured)) => {
-                backoff.reset();
+                let opened = Instant::now();
                 if let Some(old) = old.take() {
                     let (common, ears) = (Arc::clone(&common), ears_like(&ears));
                     tokio::spawn(async move {
@@ -194,6 +199,10 @@ async fn run(this: Arc<Listener>, common: Arc<Common>, credential: Arc<Credentia
                     why = hear(&common, &ears, &mut frames) => {
                         was_broken = true;
                         tracing::debug!(server = %common.http.server, "the stream of changes ended: {why}");
+                        // One that ends as soon as it is open is not opened the faster for having been open.
+                        if opened.elapsed() >= longest {
+                            backoff.reset();
+                        }
                     }
                 }
             }

@@ -47,6 +47,17 @@ impl Inner {
         Ok(tools)
     }
 
+    /// Lists the tools, which have just been found to be others than they were listed as: that is as if the server had
+    /// said so.
+    pub(super) async fn list_tools_anew(self: &Arc<Self>) -> Result<(), Failure> {
+        let before = lock(&self.listed).tools.clone();
+        let now = texts(&self.list_tools().await?);
+        if before.is_some_and(|before| before != now) {
+            self.common.ears.lists.send_modify(|counts| counts.tools += 1);
+        }
+        Ok(())
+    }
+
     pub(super) async fn list_offers(self: &Arc<Self>) -> Result<Offers, Failure> {
         let (_, offers, _) = self.listing(false).await?;
         lock(&self.listed).offers = Some(offers.clone());
@@ -85,25 +96,27 @@ impl Inner {
         let mut again = true;
         loop {
             let ticket = self.admit()?;
-            let outcome = self.list_once(tools).await;
+            let mut used = None;
+            let outcome = self.list_once(tools, &mut used).await;
             self.judged(&ticket, &outcome);
-            match outcome {
-                Err(Failure::Trouble(Trouble { kind: kind @ (Kind::Gone | Kind::Era), .. }))
-                    if std::mem::take(&mut again) =>
-                {
-                    if kind == Kind::Era {
-                        self.forget_known();
-                    }
-                }
-                outcome => return outcome,
+            let Err(Failure::Trouble(Trouble { kind, .. })) = &outcome else { return outcome };
+            match (kind, used) {
+                (Kind::Gone, _) if std::mem::take(&mut again) => {}
+                (Kind::Era, Some(used)) if std::mem::take(&mut again) => self.forget_known(&used),
+                _ => return outcome,
             }
         }
     }
 
-    async fn list_once(&self, tools: bool) -> Result<(Vec<Box<RawValue>>, Offers, bool), Failure> {
+    /// `used`: what the server was taken to speak.
+    async fn list_once(
+        &self,
+        tools: bool,
+        used: &mut Option<Arc<Known>>,
+    ) -> Result<(Vec<Box<RawValue>>, Offers, bool), Failure> {
         let credential = self.credentials.common();
-        let known = self.known(credential).await?;
-        let (lister, features, has_tasks) = match &*known {
+        let known = used.insert(self.known(credential).await?);
+        let (lister, features, has_tasks) = match &**known {
             Known::Modern(modern) => (Lister::Modern, modern.features, false),
             Known::Legacy(legacy) => {
                 let slot = self.slots.shared(credential, &self.scope(credential));

@@ -12,12 +12,14 @@ mod failure;
 mod frames;
 mod guard;
 mod http;
+mod keeper;
 mod kept;
 mod listen;
 mod lists;
 mod meet;
 mod modern;
 mod reader;
+mod refusals;
 mod session;
 mod slots;
 mod tasks;
@@ -29,7 +31,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures_util::future::join_all;
 use reqwest::Url;
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, OnceCell, watch};
@@ -46,7 +47,7 @@ use self::listen::Listeners;
 use self::lists::Listed;
 use self::meet::{Known, Legacy};
 use self::slots::Slots;
-use crate::base::limits::{RETIRE_LOOK, RETIRE_WAIT, UPSTREAM_SWEEP, UPSTREAM_TELL};
+use crate::base::limits::{RETIRE_LOOK, RETIRE_WAIT};
 use crate::config::{self, HostedServer, Lifetime, ToolFacts, Transport};
 use crate::rpc::error::RpcError;
 use crate::telemetry::metrics::{self, UpstreamMetrics};
@@ -337,6 +338,7 @@ impl Inner {
                 let slot = self.slots.shared(credential, &self.scope(credential));
                 let ears = || slot.0.ears(&self.common);
                 let (known, session) = meet::meet(&self.common, credential, ears, self.is_sse()).await?;
+                self.leave_what_is_not(&known);
                 if let Some(session) = session {
                     self.metrics.sessions.inc();
                     slot.0.seed(session);
@@ -379,12 +381,28 @@ impl Inner {
         );
     }
 
-    /// The server is not what it was: it is asked anew what it speaks.
-    fn forget_known(&self) {
-        *lock(&self.known) = Arc::default();
-        self.slots.forget_shared();
-        self.listeners.clear();
-        self.common.look_again.notify_one();
+    /// The server answers as if it were not what it was taken for, `used`: it is asked anew what it speaks, unless
+    /// somebody else did so meanwhile. What others have in the server stays until that is known.
+    fn forget_known(&self, used: &Arc<Known>) {
+        let mut known = lock(&self.known);
+        if known.get().is_some_and(|current| Arc::ptr_eq(current, used)) {
+            *known = Arc::default();
+            self.common.look_again.notify_one();
+        }
+    }
+
+    /// Lets go of what a server that speaks this cannot have.
+    fn leave_what_is_not(&self, known: &Known) {
+        match known {
+            Known::Modern(_) => {
+                self.slots.forget_shared(|_| true);
+                self.listeners.forget_refused();
+            }
+            Known::Legacy(legacy) => {
+                self.slots.forget_shared(|session| session.answers_elsewhere() != legacy.sse);
+                self.listeners.clear();
+            }
+        }
     }
 
     fn is_sse(&self) -> bool {
@@ -396,51 +414,6 @@ impl Inner {
     /// What is wanted by those who have these credentials.
     fn scope(&self, credential: &Credential) -> Arc<Wanted> {
         Arc::clone(lock(&self.scopes).entry(credential.principal.clone()).or_default())
-    }
-
-    /// Sessions that nobody used for a while are let go of, and lists are looked at again when they may have changed.
-    fn keep_from_now_on(self: &Arc<Self>) {
-        self.keeper.get_or_init(|| {
-            let (weak, closing) = (Arc::downgrade(self), self.common.closing.clone());
-            let common = Arc::clone(&self.common);
-            AbortOnDropHandle::new(tokio::spawn(async move {
-                let mut sweep = tokio::time::interval(UPSTREAM_SWEEP);
-                loop {
-                    tokio::select! {
-                        () = closing.cancelled() => return,
-                        _ = sweep.tick() => {
-                            let Some(inner) = weak.upgrade() else { return };
-                            inner.slots.sweep(inner.idle);
-                        }
-                        () = common.look_again.notified() => {
-                            let Some(inner) = weak.upgrade() else { return };
-                            tokio::select! {
-                                () = closing.cancelled() => return,
-                                () = inner.look_again() => {}
-                            }
-                        }
-                    }
-                }
-            }))
-        });
-    }
-
-    /// Ends the sessions in the server: nobody comes back to them.
-    async fn end_sessions(&self) {
-        self.common.closing.cancel();
-        let sessions: Vec<_> = self.slots.take_all().iter().filter_map(|slot| slot.for_the_end()).collect();
-        let ending = join_all(sessions.iter().map(|session| session.end()));
-        let _ = timeout(UPSTREAM_TELL, ending).await;
-    }
-
-    /// This server ends: what belongs to sessions of ours goes on in the server, the rest is ended.
-    async fn leave_sessions(&self) {
-        self.common.closing.cancel();
-        let slots = self.slots.take_all();
-        let shared: Vec<_> =
-            slots.iter().filter(|slot| slot.is_shared()).filter_map(|slot| slot.for_the_end()).collect();
-        let ending = join_all(shared.iter().map(|session| session.end()));
-        let _ = timeout(UPSTREAM_TELL / 4, ending).await;
     }
 
     fn closed(&self) -> Trouble {

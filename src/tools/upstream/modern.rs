@@ -133,7 +133,17 @@ pub(super) async fn request(
 ) -> Result<Box<RawValue>, Failure> {
     let (asking, headed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let hearing = Hearing { token: None, out: None, asking: &asking, headed: &headed };
-    let sending = send(common, credential, &asked, common.next_id(), hearing);
+    send_within(common, credential, &asked, hearing).await
+}
+
+/// A request that the server can answer at once, within the time of a start.
+pub(super) async fn send_within(
+    common: &Common,
+    credential: &Credential,
+    asked: &Asked<'_>,
+    hearing: Hearing<'_>,
+) -> Result<Box<RawValue>, Failure> {
+    let sending = send(common, credential, asked, common.next_id(), hearing);
     match timeout(common.within, sending).await {
         Ok(outcome) => outcome,
         Err(_) => {
@@ -153,8 +163,8 @@ pub(super) fn judge(refusal: &Refusal, trouble: Trouble) -> Failure {
             let error = refusal.error.as_ref().map(|(error, _)| error.clone());
             return error.map_or(trouble.into(), Failure::Answer);
         }
-        // What an earlier revision answers to a request of this one.
-        (400 | 404 | 405 | 406 | 415, _) => Kind::Era,
+        // What an earlier revision answers to a request of this one. 422: the official Rust SDK, where there is no session.
+        (400 | 404 | 405 | 406 | 409 | 415 | 422, _) => Kind::Era,
         _ => return trouble.into(),
     };
     Trouble { kind, sent: false, ..trouble }.into()

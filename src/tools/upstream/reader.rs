@@ -68,13 +68,18 @@ pub(super) async fn open_sse(
     let session = Session::new(common, credential, owner, ears, Transport::Sse(to));
     let (weak, gone) = (Arc::downgrade(&session), session.gone.clone());
     tokio::spawn(async move {
-        let mut frames = frames;
+        // What comes is for the calls of the session, which have a time of their own.
+        let mut frames = frames.patient();
         tokio::select! {
             () = gone.cancelled() => {}
-            _ = read(&weak, &mut frames) => {}
+            _ = read(&weak, &mut frames) => {
+                // The session lives as long as its stream.
+                gone.cancel();
+                if let Some(session) = weak.upgrade() {
+                    session.lost();
+                }
+            }
         }
-        // The session lives as long as its stream.
-        gone.cancel();
     });
     Ok(session)
 }
@@ -108,14 +113,19 @@ async fn keep_reading(weak: &Weak<Session>) {
             }
             Ok(Reply::Status(refusal)) => {
                 match refusal.status.as_u16() {
-                    // It has no such stream (MCP 2025-03-26, transports).
-                    405 | 406 | 501 => return,
-                    404 => {
-                        session.gone.cancel();
+                    // It has no such stream (MCP 2025-03-26, transports). Where only POST has a route, GET is 404.
+                    404..=406 | 501 if !was_open => return,
+                    // It had one, so it may be another server by now.
+                    405 | 406 | 501 => {
+                        session.missed();
                         return;
                     }
                     // The event is not known any more: the stream begins anew, and what was missed is missed.
                     400 if cursor.take().is_some() => session.missed(),
+                    _ if was_open && session.is_lost(&refusal, None) => {
+                        session.lost();
+                        return;
+                    }
                     status => {
                         tracing::debug!(server = %session.common.http.server, status, "the common stream is not opened");
                     }

@@ -9,15 +9,15 @@ use http::{HeaderMap, HeaderValue};
 use reqwest::Url;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Common;
 use super::credentials::Credential;
 use super::exchange::{Hearing, Sent, exchange};
-use super::failure::{Failure, Kind, Trouble};
-use super::http::{Refusal, Reply};
-use crate::base::limits::{ASKS_PER_CALL, UPSTREAM_SIDE, UPSTREAM_TELL};
+use super::failure::{Failure, Kind};
+use super::http::Reply;
+use crate::base::limits::{ASKS_PER_CALL, RETIRE_LOOK, UPSTREAM_SIDE, UPSTREAM_TELL};
 use crate::rpc::error::RpcError;
 use crate::rpc::message::{self, quote};
 use crate::tools::catalog::Features;
@@ -149,6 +149,11 @@ impl Session {
         let _ = self.told.set(told);
     }
 
+    /// Whether hands were shaken.
+    pub(super) fn is_begun(&self) -> bool {
+        self.told.get().is_some()
+    }
+
     pub(super) fn told(&self) -> Told {
         self.told.get().cloned().unwrap_or_default()
     }
@@ -177,33 +182,6 @@ impl Session {
         id.set_sensitive(true);
         let _ = self.id.set(id);
         Ok(())
-    }
-
-    /// What a status that is no success means for a request of this session.
-    pub(super) fn judge(&self, refusal: &Refusal, trouble: Trouble) -> Failure {
-        let status = refusal.status.as_u16();
-        let named = refusal.error.as_ref().filter(|(_, named)| *named).map(|(error, _)| error);
-        let says_session = || {
-            let said = refusal
-                .error
-                .as_ref()
-                .is_some_and(|(error, _)| error.message.to_lowercase().contains("session"));
-            said || refusal.says("session")
-        };
-        let kind = match status {
-            // Unknown sessions are 404 (MCP 2025-03-26, transports). Widely used servers answer 400 and say why.
-            404 if self.id.get().is_some() => Kind::Gone,
-            400 if self.id.get().is_some() && says_session() => Kind::Gone,
-            400 if named.is_some() && self.told.get().is_some() => {
-                return named.cloned().map_or(trouble.clone().into(), Failure::Answer);
-            }
-            400 | 404 | 405 | 406 | 415 => Kind::Era,
-            _ => return trouble.into(),
-        };
-        if kind == Kind::Gone {
-            self.gone.cancel();
-        }
-        Trouble { kind, sent: false, ..trouble }.into()
     }
 
     fn headers(&self) -> HeaderMap {
@@ -357,7 +335,7 @@ impl Session {
         match timeout(UPSTREAM_TELL, posting).await {
             Ok(Ok(Reply::Status(refusal))) => {
                 let trouble = self.common.http.refused(&refusal, &self.credential.whose);
-                Err(self.judge(&refusal, trouble))
+                Err(self.judge(&refusal, trouble, None))
             }
             Ok(Ok(_)) => Ok(()),
             Ok(Err(trouble)) => Err(trouble.into()),
@@ -390,6 +368,19 @@ impl Session {
     /// Leaves it as it is in the server, and reads nothing of it any more.
     pub(super) fn leave(&self) {
         self.gone.cancel();
+    }
+
+    /// Another one has taken its place: it is ended when what runs in it is over.
+    pub(super) async fn end_after_its_calls(self: Arc<Self>) {
+        let over = async {
+            while !self.lock().running.is_empty() {
+                sleep(RETIRE_LOOK).await;
+            }
+        };
+        tokio::select! {
+            () = self.gone.cancelled() => {}
+            () = over => self.end().await,
+        }
     }
 
     /// Ends it in the server, too.
@@ -450,6 +441,12 @@ impl Session {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The server does not know it any more, or its stream ended: what it told of has to be told by another one.
+    pub(super) fn lost(&self) {
+        self.gone.cancel();
+        self.common.look_again.notify_one();
     }
 
     /// Something may have happened of which it did not hear.

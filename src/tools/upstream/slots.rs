@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -41,6 +41,8 @@ pub(super) struct Slot {
     last_used: Mutex<Instant>,
     /// A session was in it once.
     had_one: AtomicUsize,
+    /// The session of ours that wants to hear of changes.
+    serves: Mutex<Option<Weak<dyn SessionView>>>,
 }
 
 /// The slots of one server.
@@ -128,10 +130,18 @@ impl Slots {
         (own, all)
     }
 
-    /// Forgets the sessions of everybody: the server is not what it was.
-    pub(super) fn forget_shared(&self) {
+    /// Those whose session was lost while somebody waits to hear of changes by it.
+    pub(super) fn lost(&self) -> Vec<Use> {
+        let sessions = lock(&self.sessions);
+        let shared = lock(&self.shared);
+        let all = shared.values().chain(sessions.values());
+        all.filter(|slot| slot.is_lost()).map(Slot::used).collect()
+    }
+
+    /// Forgets sessions of everybody: the server is not what it was.
+    pub(super) fn forget_shared(&self, which: impl Fn(&Session) -> bool) {
         for slot in lock(&self.shared).values() {
-            if let Some(session) = slot.present() {
+            if let Some(session) = slot.present().filter(|session| which(session)) {
                 session.leave();
                 slot.forget(&session);
             }
@@ -155,6 +165,7 @@ impl Slot {
             uses: AtomicUsize::new(0),
             last_used: Mutex::new(Instant::now()),
             had_one: AtomicUsize::new(0),
+            serves: Mutex::default(),
         })
     }
 
@@ -185,6 +196,22 @@ impl Slot {
         self.owner == Owner::Shared
     }
 
+    /// A session of ours wants to hear of changes by it.
+    pub(super) fn serves(&self, view: &Arc<dyn SessionView>) {
+        *lock(&self.serves) = Some(Arc::downgrade(view));
+    }
+
+    pub(super) fn served(&self) -> Option<Arc<dyn SessionView>> {
+        lock(&self.serves).as_ref().and_then(Weak::upgrade)
+    }
+
+    fn is_lost(&self) -> bool {
+        // By the common session changes of lists are heard of, which everybody waits for.
+        let is_waited_for =
+            !self.wanted.is_empty() || (self.is_shared() && self.credential.principal.is_none());
+        is_waited_for && self.had_one.load(Ordering::Acquire) > 0 && self.present().is_none()
+    }
+
     /// Nobody wants to hear of it any more. Whether the server takes note makes no difference to anybody, so nobody
     /// waits for it.
     pub(super) fn tell_unsubscribed(&self, uri: &str) {
@@ -206,11 +233,15 @@ impl Slot {
         is_idle
     }
 
-    /// Puts the session in that was made to find out what the server speaks.
+    /// Puts the session in that was made to find out what the server speaks. Calls go on in the one before it.
     pub(super) fn seed(&self, session: Arc<Session>) {
-        let cell = Arc::new(OnceCell::new_with(Some(session)));
-        *lock(&self.cell) = cell;
-        self.had_one.fetch_add(1, Ordering::AcqRel);
+        let again = self.had_one.fetch_add(1, Ordering::AcqRel) > 0;
+        let cell = Arc::new(OnceCell::new_with(Some(Arc::clone(&session))));
+        let before = std::mem::replace(&mut *lock(&self.cell), cell);
+        self.subscribe_anew(&session, again);
+        if let Some(before) = before.get().filter(|before| !before.gone.is_cancelled()) {
+            tokio::spawn(Arc::clone(before).end_after_its_calls());
+        }
     }
 
     /// The session, made when there is none. `view`: the session of ours that it is for.
@@ -274,7 +305,7 @@ impl Slot {
         };
         inner.metrics.sessions.inc();
         self.had_one.fetch_add(1, Ordering::AcqRel);
-        self.subscribe_anew(&session, again).await;
+        self.subscribe_anew(&session, again);
         Ok(session)
     }
 
@@ -287,21 +318,23 @@ impl Slot {
         session
     }
 
-    /// A session that is new in its place is told what is wanted. What happened while the place was empty nobody knows,
-    /// so all of it counts as changed.
-    async fn subscribe_anew(&self, session: &Arc<Session>, again: bool) {
-        for uri in self.wanted.uris() {
-            match subscribe(session, &uri).await {
-                Ok(()) if again => session.ears.news.updated(&self.wanted, &uri),
-                Ok(()) => {}
-                Err(failure) => {
-                    tracing::warn!(server = %session.common.http.server, uri, "a subscription could not be renewed: {failure}");
-                }
-            }
-        }
+    /// A session that is new in its place is told what is wanted, while it serves calls already. What happened while the
+    /// place was empty nobody knows, so all of it counts as changed.
+    fn subscribe_anew(&self, session: &Arc<Session>, again: bool) {
         if again && self.owner == Owner::Shared {
             session.common.look_again.notify_one();
         }
+        if self.wanted.is_empty() {
+            return;
+        }
+        let (session, wanted) = (Arc::clone(session), Arc::clone(&self.wanted));
+        tokio::spawn(async move {
+            let gone = session.gone.clone();
+            tokio::select! {
+                () = gone.cancelled() => {}
+                () = subscribe_to_all(&session, &wanted, again) => {}
+            }
+        });
     }
 
     pub(super) fn ears(&self, common: &Common) -> Ears {
@@ -332,6 +365,17 @@ pub(super) async fn open(
     session.shake_hands(capabilities).await?;
     reader::read_from_now_on(&session);
     Ok(session)
+}
+
+async fn subscribe_to_all(session: &Arc<Session>, wanted: &Wanted, again: bool) {
+    for uri in wanted.uris() {
+        if let Err(failure) = subscribe(session, &uri).await {
+            tracing::warn!(server = %session.common.http.server, uri, "a subscription could not be renewed: {failure}");
+        }
+        if again {
+            session.ears.news.updated(wanted, &uri);
+        }
+    }
 }
 
 /// Subscribes a session to a resource.

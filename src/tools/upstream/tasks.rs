@@ -9,9 +9,10 @@ use tokio::time::sleep;
 use super::credentials::Credential;
 use super::exchange::Hearing;
 use super::failure::{Failure, Kind};
-use super::modern::{Asked, Rounds, send};
+use super::modern::{Asked, Rounds, send_within};
 use super::{Common, modern};
-use crate::base::limits::UPSTREAM_POLL;
+use crate::base::backoff::Backoff;
+use crate::base::limits::{UPSTREAM_POLL, UPSTREAM_POLL_FAILURES, UPSTREAM_REOPEN};
 use crate::mcp::task::Status;
 use crate::rpc::error::RpcError;
 use crate::rpc::message::quote;
@@ -99,7 +100,47 @@ async fn ask(
 ) -> Result<Box<RawValue>, Failure> {
     let asked = Asked { name: Some(task), capabilities, ..Asked::plain(method, params) };
     let hearing = Hearing { token: None, out: None, asking: rounds.asking, headed: rounds.headed };
-    send(rounds.common, rounds.credential, &asked, rounds.common.next_id(), hearing).await
+    let mut patience = Patience::default();
+    loop {
+        match send_within(rounds.common, rounds.credential, &asked, hearing).await {
+            Err(failure) => patience.bear(failure.begun()).await?,
+            answer => return answer,
+        }
+    }
+}
+
+/// Failures in a row that are borne while a task runs: its work is not lost because one look at it failed.
+pub(super) struct Patience {
+    failures: usize,
+    backoff: Backoff,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let (first, longest) = UPSTREAM_REOPEN;
+        Self { failures: 0, backoff: Backoff::new(first, longest) }
+    }
+}
+
+impl Patience {
+    /// Waits until the next attempt.
+    ///
+    /// # Errors
+    /// The failure, when there is to be none.
+    pub(super) async fn bear(&mut self, failure: Failure) -> Result<(), Failure> {
+        self.failures += 1;
+        match failure {
+            Failure::Trouble(trouble)
+                if matches!(trouble.kind, Kind::Down | Kind::Refused)
+                    && self.failures < UPSTREAM_POLL_FAILURES =>
+            {
+                tracing::debug!("a task is asked for again: {trouble}");
+                sleep(self.backoff.wait()).await;
+                Ok(())
+            }
+            failure => Err(failure),
+        }
+    }
 }
 
 /// The questions that were not answered yet, and their names.

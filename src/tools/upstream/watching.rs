@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt as _;
+use futures_util::stream;
+
 use super::credentials::Credential;
 use super::failure::{Failure, Kind, Trouble};
-use super::meet::Known;
-use super::{Inner, slots};
+use super::meet::{Known, Legacy};
+use super::slots::Use;
+use super::{Inner, lock, slots};
+use crate::base::limits::UPSTREAM_RESTORES;
 use crate::config::Lifetime;
 use crate::rpc::error::RpcError;
 use crate::tools::catalog::Subscriber;
@@ -47,12 +52,15 @@ impl Inner {
         };
         // Before the server is told: a session that is made meanwhile looks at what is wanted when it is ready.
         slot.0.wanted.add(uri, &subscriber.key);
+        if let Some(view) = view {
+            slot.0.serves(view);
+        }
         let told = async {
             let session = slot.0.session(self, legacy, view).await?;
             match slots::subscribe(&session, uri).await {
-                // It is made anew, and told what is wanted.
                 Err(Failure::Trouble(Trouble { kind: Kind::Gone, .. })) => {
-                    slot.0.session(self, legacy, view).await.map(|_| ())
+                    let session = slot.0.session(self, legacy, view).await?;
+                    slots::subscribe(&session, uri).await
                 }
                 outcome => outcome,
             }
@@ -62,6 +70,41 @@ impl Inner {
             slot.0.wanted.remove(uri, &subscriber.key);
         }
         told
+    }
+
+    /// Whether sessions were lost by which somebody waits to hear of changes.
+    pub(super) fn has_lost(&self) -> bool {
+        self.legacy().is_some() && !self.slots.lost().is_empty()
+    }
+
+    /// Makes those sessions anew: whoever waits makes no call that would notice.
+    pub(super) async fn restore(self: &Arc<Self>) {
+        let Some(known) = self.legacy() else { return };
+        let Known::Legacy(legacy) = &*known else { return };
+        let lost = stream::iter(self.slots.lost());
+        lost.for_each_concurrent(UPSTREAM_RESTORES, |slot| self.restore_in(slot, &known, legacy)).await;
+    }
+
+    async fn restore_in(self: &Arc<Self>, slot: Use, known: &Arc<Known>, legacy: &Legacy) {
+        let view = slot.0.served();
+        // The session of ours is not in memory any more: its subscriptions go, too.
+        if view.is_none() && !slot.0.is_shared() {
+            return;
+        }
+        let Ok(ticket) = self.admit() else { return };
+        let outcome = slot.0.session(self, legacy, view.as_ref()).await;
+        self.judged(&ticket, &outcome);
+        if let Err(failure) = outcome {
+            tracing::debug!("a session that was lost is not made anew: {failure}");
+            if let Failure::Trouble(Trouble { kind: Kind::Era, .. }) = failure {
+                self.forget_known(known);
+            }
+        }
+    }
+
+    /// What the server speaks, where that has sessions.
+    fn legacy(&self) -> Option<Arc<Known>> {
+        lock(&self.known).get().filter(|known| matches!(***known, Known::Legacy(_))).cloned()
     }
 
     /// Takes a subscription back, in whatever scope it is.

@@ -93,6 +93,17 @@ async fn half_a_stream_is_resumed_where_it_can_be_and_an_error_where_it_cannot()
     assert_eq!(said(&run(&session, "act", json!({})).await), "after the break");
     assert_eq!(peer.count("tools/call"), 1, "it is not run twice");
 
+    // A server that does not resume streams is not asked again.
+    let deaf = scripted(|_, mut caller: Caller| async move {
+        caller.begin_stream(&[]).await;
+        caller.write("id: e-1\nretry: 0\ndata: \n\n").await;
+    })
+    .await;
+    let answer = failure(&deaf, "").await;
+    assert!(said(&answer).contains("not resumed (405"), "{answer}");
+    let resumed = deaf.requests().into_iter().filter(|request| request.header("last-event-id").is_some());
+    assert_eq!((resumed.count(), deaf.count("tools/call")), (1, 1));
+
     let broken = scripted(|_, mut caller: Caller| async move {
         caller.begin_stream(&[]).await;
         caller.write("data: {\"jsonrpc\":\"2.0\",\"id\":").await;
@@ -135,6 +146,41 @@ async fn a_server_that_never_answers_is_given_up_and_told() {
     );
     assert_eq!(answer["result"]["_meta"]["outlast/timedOut"], true);
     peer.until("notifications/cancelled", 1).await;
+}
+
+#[tokio::test]
+async fn a_server_that_takes_calls_and_never_answers_is_left_alone() {
+    let peer = scripted(|_, mut caller: Caller| async move { caller.gone().await }).await;
+    let front = fronting(&peer.url(), "call_timeout_seconds = 1").await;
+    let session = Session::open(&front, LATEST).await;
+    let calls = (0..5).map(|n| session.ask(n, "tools/call", json!({ "name": "act", "arguments": {} })));
+    for answer in futures_util::future::join_all(calls).await {
+        assert_eq!(answer["result"]["_meta"]["outlast/timedOut"], true, "{answer}");
+    }
+    assert_eq!(peer.count("tools/call"), 5);
+    let metrics = front.exchange("GET", "/metrics", &[], b"").await.text();
+    for counted in [
+        "outlast_upstream_failures_total{server=\"one\"} 5",
+        "outlast_upstream_breaker_openings_total{server=\"one\"} 1",
+    ] {
+        assert!(metrics.contains(counted), "{counted:?} is not in {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn calls_that_their_clients_give_up_say_nothing_about_the_server() {
+    let peer = scripted(|_, mut caller: Caller| async move { caller.gone().await }).await;
+    let front = fronting(&peer.url(), "").await;
+    let session = Session::open(&front, LATEST).await;
+    for n in 1..=6 {
+        let _connection = session.send(crate::support::mcp::call(n, "act", json!({}))).await;
+        peer.until("tools/call", n).await;
+        let cancel = crate::support::mcp::notification("notifications/cancelled", json!({ "requestId": n }));
+        assert_eq!(session.post(cancel).await.status(), 202);
+        peer.until("notifications/cancelled", n).await;
+    }
+    let shown = status(&front).await;
+    assert_eq!((&shown["remote"]["breaker"], &shown["remote"]["failures"]), (&json!("closed"), &json!(0)));
 }
 
 #[tokio::test]

@@ -70,27 +70,34 @@ async fn a_session_that_was_ended_behind_its_back_is_made_anew_and_that_is_told_
 }
 
 #[tokio::test]
-async fn a_server_that_says_400_to_a_session_it_does_not_know_is_understood() {
-    let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let count = Arc::clone(&calls);
-    let peer = scripted(move |_, caller| {
-        let first = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 1;
-        async move {
-            if first {
-                let body = json!({ "jsonrpc": "2.0", "id": null, "error": { "code": -32000, "message": "Bad Request: No valid session ID provided" } });
-                return caller.answer(400, &[("Content-Type", "application/json")], &body.to_string()).await;
+async fn a_server_that_says_400_or_401_to_a_session_it_does_not_know_is_understood() {
+    for (status, kind, body) in [
+        (
+            400,
+            "application/json",
+            r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"Bad Request: No valid session ID provided"}}"#,
+        ),
+        (401, "text/plain", "Unauthorized: Session not found"),
+    ] {
+        let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let peer = scripted(move |_, caller| {
+            let lost = calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 1;
+            async move {
+                if lost {
+                    return caller.answer(status, &[("Content-Type", kind)], body).await;
+                }
+                caller.result(&[], text("done")).await;
             }
-            caller.result(&[], text("done")).await;
-        }
-    })
-    .await;
-    let front = fronting(&peer.url(), "").await;
-    let session = Session::open(&front, LATEST).await;
-    assert!(!told_anew(&run(&session, "act", json!({})).await));
-    let answer = run(&session, "act", json!({})).await;
-    assert_eq!(said(&answer), "done");
-    assert!(told_anew(&answer), "{answer}");
-    assert_eq!(peer.count("tools/call"), 3);
+        })
+        .await;
+        let front = fronting(&peer.url(), "").await;
+        let session = Session::open(&front, LATEST).await;
+        assert!(!told_anew(&run(&session, "act", json!({})).await));
+        let answer = run(&session, "act", json!({})).await;
+        assert_eq!(said(&answer), "done");
+        assert!(told_anew(&answer), "{answer}");
+        assert_eq!(peer.count("tools/call"), 3);
+    }
 }
 
 #[tokio::test]
