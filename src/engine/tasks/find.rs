@@ -42,6 +42,10 @@ impl Engine {
         }
         let identity = Identity::new(id.into(), &claims);
         if let Some(running) = self.mcp_tasks.running.with(&claims.key, Arc::clone) {
+            // Its worker may not have heard of the end yet.
+            if self.session_is_ended(claims.session).await? {
+                return Err(no_task());
+            }
             let task = running.task();
             return Ok(Found { identity, task, running: Some(running) });
         }
