@@ -38,6 +38,8 @@ pub const CALL_OUTBOX: usize = 64;
 pub const UNSTORED: usize = 16;
 /// Entries of a stream that are taken from the log for one write to its connection.
 pub const STREAM_BATCH: usize = 64;
+/// A call with longer parameters is not run again when its process has died, bytes: they would crowd out what its stream says.
+pub const CALL_AGAIN_BYTES: usize = 64 * 1024;
 /// Calls in flight on one session; more are refused until one ends.
 pub const CALLS_PER_SESSION: usize = 256;
 /// Open GET streams of one session; the oldest is ended, resumably, when one more comes.

@@ -25,7 +25,7 @@ use super::outbox::{CallOutbox, Peer};
 use super::session::{Reason, Running, Session};
 use super::tasks::{Offer, wanted_as_task};
 use super::{Engine, Events, EventsKind, Inbound, Reply};
-use crate::base::limits::CALLS_PER_SESSION;
+use crate::base::limits::{CALL_AGAIN_BYTES, CALLS_PER_SESSION};
 use crate::mcp::era::Envelope;
 use crate::mcp::header::Accepts;
 use crate::mcp::task::task_id;
@@ -145,7 +145,7 @@ impl Engine {
         }
         let begun = Begun {
             open: open_record(id, &tool, request, &inbound.principal.name),
-            resumable: tool.tool.resumable,
+            resumable: may_run_again(&tool, request),
             what: tool.tool.name.clone(),
         };
         self.run_in_session(session, id, accepts, begun, |outbox, cancel| {
@@ -391,10 +391,17 @@ pub(super) fn unknown_tool(name: &str) -> RpcError {
     RpcError::invalid_params(format!("no tool {shown:?}: tools/list names those there are"))
 }
 
+/// Whether a call goes on after its process has died: where its tool can, or where running it twice does no harm.
+fn may_run_again(tool: &Registered, request: &Request<'_>) -> bool {
+    let is_short = |params: &RawValue| params.get().len() <= CALL_AGAIN_BYTES;
+    tool.tool.resumable
+        || (tool.kind == Target::Tool && tool.repeatable && request.params.is_some_and(is_short))
+}
+
 /// What a call's stream begins with. The params are kept where the call can be run again.
 fn open_record(id: &str, tool: &Registered, request: &Request<'_>, principal: &str) -> Bytes {
     let mut text = format!("{{\"id\":{id},\"tool\":{}", quote(&tool.tool.name));
-    if tool.tool.resumable
+    if may_run_again(tool, request)
         && let Some(params) = request.params
     {
         text.push_str(",\"principal\":");

@@ -1,7 +1,7 @@
 //! Calls that a dead process left behind: their stream was begun and not ended.
 //!
-//! A tool that can go on where it stopped is run again; any other call ends with an error that says whether a retry is
-//! safe. Either way the client that asks for the stream gets its end.
+//! A tool that can go on where it stopped does, and one of which running it twice does no harm is run again; any other call
+//! ends with an error that says whether a retry is safe. Either way the client that asks for the stream gets its end.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -198,7 +198,7 @@ async fn settle_one(engine: &Arc<Engine>, session: &Arc<Session>, call: Interrup
     end(engine, session, call.stream, (Kind::Final, answer)).await;
 }
 
-/// The call of a tool that can go on where it stopped.
+/// The call of a tool that can go on where it stopped, or begin anew.
 async fn run_again(
     engine: &Arc<Engine>,
     session: &Arc<Session>,
@@ -208,18 +208,20 @@ async fn run_again(
     cancel: &CancellationToken,
 ) -> Option<BoxFuture<'static, Outcome>> {
     let params = open.params.as_ref()?;
-    let tool = engine.find_tool(&open.tool).await.filter(|tool| tool.tool.resumable)?;
-    tracing::info!(session = %session.claims.key, tool = open.tool, after, "an interrupted call goes on");
+    let tool = engine.find_tool(&open.tool).await.filter(|tool| tool.tool.resumable || tool.repeatable)?;
+    let resumed_after = tool.tool.resumable.then_some(after);
+    tracing::info!(session = %session.claims.key, tool = open.tool, ?resumed_after, "an interrupted call goes on");
     let again = Call {
         params: params.clone(),
-        progress_token: progress_token(params),
+        // Of a call that begins anew the client has heard progress that this one has not made yet: it may not go back.
+        progress_token: resumed_after.and_then(|_| progress_token(params)),
         session: Some(Arc::clone(session) as _),
         out: Arc::clone(outbox) as _,
         cancel: cancel.clone(),
         principal: open.principal.as_str().into(),
         handles: Arc::clone(&engine.handles) as _,
         correlation: "resumed".into(),
-        resumed_after: Some(after),
+        resumed_after,
         anew: false,
     };
     Some(tool.run(again))

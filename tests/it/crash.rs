@@ -17,6 +17,11 @@ fn numbers(messages: &[Value]) -> Vec<u64> {
     messages.iter().filter_map(number_of).collect()
 }
 
+/// This, and a server whose tool `tally` takes long and does not say that running it twice does no harm.
+fn hosting(config: &str) -> String {
+    format!("{config}[servers.fix]\ncommand = {:?}\nargs = [\"--execute\"]\n", crate::children::fixture())
+}
+
 async fn crash(server: &mut Server) {
     server.kill();
     server.restart().await;
@@ -229,17 +234,20 @@ async fn a_server_whose_database_is_damaged_goes_on_with_the_last_copy_of_its_se
 
 #[tokio::test]
 async fn a_call_that_cannot_go_on_ends_with_an_error_that_says_so() {
-    let mut server = server_with("[streams]\nmax_entries = 6\n").await;
+    let mut server = server_with(&hosting("[streams]\nmax_entries = 6\n")).await;
     let session = Session::open(&server).await;
-    let mut sleep = session.start(&json!("s"), "sleep", json!({"ms": 600_000})).await;
-    sleep.take(1).await;
-    let mut ask = session.start(&json!("a"), "ask", json!({"message": "well?"})).await;
-    ask.take(1).await;
-    drop(sleep.connection);
+    let tally = async |id: &str| {
+        let arguments = json!({ "message": server.dir().join(id), "n": 12_000 });
+        session.start(&json!(id), "tally", arguments).await
+    };
+    let (mut one, mut two) = (tally("s").await, tally("a").await);
+    one.take(1).await;
+    two.take(1).await;
+    drop(one.connection);
     // By now the session has said so much that the beginning of both is no longer kept.
     send_notes(&server, &session, 1..=20).await;
     crash(&mut server).await;
-    for (id, last) in [("s", sleep.last), ("a", ask.last)] {
+    for (id, last) in [("s", one.last), ("a", two.last)] {
         let mut stream = session.stream(last.as_deref()).await;
         let heard = stream.rest().await;
         let end = heard.last().unwrap();
@@ -259,14 +267,16 @@ async fn a_call_that_cannot_go_on_ends_with_an_error_that_says_so() {
 
 #[tokio::test]
 async fn sigterm_ends_streams_resumably_finishes_what_it_can_and_keeps_the_rest() {
-    let mut server = server_with("[server]\ndrain_seconds = 2\n").await;
+    let mut server = server_with(&hosting("[server]\ndrain_seconds = 2\n")).await;
     let session = Session::open(&server).await;
     let mut get = session.stream(None).await;
     send_notes(&server, &session, 1..=3).await;
     assert_eq!(get.numbers(1).await, [1]);
     let seen = get.last.clone();
     let mut short = session.start(&json!("short"), "sleep", json!({"ms": 700})).await;
-    let mut long = session.start(&json!("long"), "sleep", json!({"ms": 600_000})).await;
+    let mut long = session
+        .start(&json!("long"), "tally", json!({"message": server.dir().join("long"), "n": 12_000}))
+        .await;
     let mut emit = session.start(&json!("emit"), "emit", json!({"count": 150, "interval_ms": 25})).await;
     short.take(1).await;
     long.take(1).await;

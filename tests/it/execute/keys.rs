@@ -129,6 +129,37 @@ async fn a_call_with_a_key_that_was_running_when_the_server_was_killed_is_run_ag
 }
 
 #[tokio::test]
+async fn a_call_without_a_key_that_was_running_when_the_server_was_killed_is_run_again_only_where_it_may_be()
+{
+    let mut server = Server::start_in(&place("", ""), &[], &[]).await;
+    let (safe, not) = (server.dir().join("safe"), server.dir().join("not"));
+    let id = Session::open(&server, "2025-11-25").await.id;
+    let mut last = Vec::new();
+    {
+        let session = Session::known(&server, &id, "2025-11-25");
+        for (id, tool, file) in [(1, "tally_safe", &safe), (2, "tally", &not)] {
+            let meta = json!({ "progressToken": id });
+            let arguments = json!({ "message": file, "n": 100 });
+            let mut stream = session.stream(call_with(id, tool, arguments, meta)).await;
+            let event = stream.next_event().await.unwrap();
+            until_runs(file, 1).await;
+            last.push(event.id.unwrap());
+        }
+    }
+    server.kill();
+    server.restart().await;
+    let session = Session::known(&server, &id, "2025-11-25");
+    let end = async |last: &str| {
+        let headers = [("Accept", "text/event-stream"), ("Last-Event-ID", last)];
+        session.exchange("GET", &headers).await.json()
+    };
+    let told = end(&last[1]).await;
+    assert_eq!((&told["error"]["data"]["reason"], runs(&not)), (&json!(INTERRUPTED), 1), "{told}");
+    let told = end(&last[0]).await;
+    assert_eq!((&told["id"], text(&told), runs(&safe)), (&json!(1), "2", 2), "{told}");
+}
+
+#[tokio::test]
 async fn equal_calls_of_a_tool_that_may_be_repeated_become_one_within_the_window() {
     let server = hosting("join_window_seconds = 3600", "").await;
     let (safe, not) = (server.dir().join("safe"), server.dir().join("not"));
