@@ -8,7 +8,7 @@ set -euo pipefail
 
 . "$(dirname "${BASH_SOURCE[0]}")/server-under-test.sh"
 
-binary=${1:-${OUTLAST_BIN:-$root/target/debug/outlast}}
+binary=$(realpath -m "${1:-${OUTLAST_BIN:-$root/target/debug/outlast}}")
 fixture=$root/tests/fixtures/conformance
 dir=$root/target/conformance
 suite=@modelcontextprotocol/conformance

@@ -58,3 +58,6 @@ bash scripts/conformance.sh
 
 step "clients of others"
 bash scripts/clients.sh
+
+step "a server of others behind Outlast"
+bash scripts/upstreams.sh

@@ -8,7 +8,7 @@ set -euo pipefail
 
 . "$(dirname "${BASH_SOURCE[0]}")/server-under-test.sh"
 
-binary=${1:-${OUTLAST_BIN:-$root/target/debug/outlast}}
+binary=$(realpath -m "${1:-${OUTLAST_BIN:-$root/target/debug/outlast}}")
 dir=$root/target/clients
 use_node_22
 
