@@ -40,7 +40,7 @@ async fn reopen(dir: &tempfile::TempDir, encryption: bool) -> Arc<Store> {
         let clock = Arc::new(SystemClock::default());
         match Store::open(Some(&store), &sessions, clock).await {
             Ok(store) => return store,
-            Err(StoreError::Unusable(text)) if text.contains("in use") => tokio::task::yield_now().await,
+            Err(StoreError::InUse(_)) => tokio::task::yield_now().await,
             Err(error) => panic!("{error}"),
         }
     }
