@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -28,8 +29,8 @@ fn session(task: u64) -> SessionKey {
     SessionKey::from_bytes(u128::from(task + 1).to_be_bytes())
 }
 
-async fn reopen(dir: &tempfile::TempDir, encryption: bool) -> Arc<Store> {
-    let data_dir = dir.path().to_owned();
+async fn reopen(dir: &Path, encryption: bool) -> Arc<Store> {
+    let data_dir = dir.to_owned();
     let store = config::Store { data_dir, encryption, ballast_bytes: 0, ..config::Store::default() };
     let sessions = config::Sessions {
         max_total: usize::MAX,
@@ -46,7 +47,7 @@ async fn reopen(dir: &tempfile::TempDir, encryption: bool) -> Arc<Store> {
     }
 }
 
-async fn open(dir: &tempfile::TempDir, encryption: bool) -> Arc<Store> {
+async fn open(dir: &Path, encryption: bool) -> Arc<Store> {
     let store = reopen(dir, encryption).await;
     for task in 0..TASKS {
         let fields = vec![("value".to_owned(), Some(Bytes::from(vec![0; VALUE])))];
@@ -71,7 +72,7 @@ fn random_value(seed: u64) -> Bytes {
 fn durable_updates_of_64_tasks(bencher: Bencher<'_, '_>, encryption: bool) {
     let runtime = Runtime::new().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let store = runtime.block_on(open(&dir, encryption));
+    let store = runtime.block_on(open(dir.path(), encryption));
     bencher.counter(ItemsCount::new(TASKS * WRITES)).bench_local(|| {
         runtime.block_on(async {
             let tasks = (0..TASKS).map(|task| {
@@ -192,28 +193,22 @@ fn resident_kib() -> u64 {
     line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
 }
 
+/// Where the directory with many sessions stays, so that another process opens it: the memory of the one that made them is
+/// no measure. None: it goes with the bench.
+fn kept_dir() -> Option<std::path::PathBuf> {
+    std::env::var_os("OUTLAST_BENCH_DIR").map(Into::into)
+}
+
 /// After a crash, when the sessions have to be counted.
 #[divan::bench(sample_count = 3, sample_size = 1, args = session_counts())]
 #[expect(clippy::print_stderr, reason = "a bench may say what it found")]
 fn open_with_sessions(bencher: Bencher<'_, '_>, sessions: u64) {
     let runtime = Runtime::new().unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    runtime.block_on(async {
-        let store = open(&dir, true).await;
-        let tasks = (0..TASKS).map(|task| {
-            let store = Arc::clone(&store);
-            tokio::spawn(async move {
-                for number in (0..sessions).filter(|number| number % TASKS == task) {
-                    let fields = vec![("value".to_owned(), Some(random_value(number)))];
-                    store.create(session(number + TASKS), "bench", u64::MAX / 2, fields).await.unwrap();
-                }
-            })
-        });
-        for task in tasks.collect::<Vec<_>>() {
-            task.await.unwrap();
-        }
-        store.close().await.unwrap();
-    });
+    let temp = tempfile::tempdir().unwrap();
+    let dir = kept_dir().unwrap_or_else(|| temp.path().to_owned());
+    if !dir.join("db").exists() {
+        runtime.block_on(fill(&dir, sessions));
+    }
     bencher.bench_local(|| {
         runtime.block_on(async {
             // Without a close the directory is let go when the last holder of the store is gone.
@@ -224,12 +219,29 @@ fn open_with_sessions(bencher: Bencher<'_, '_>, sessions: u64) {
     });
 }
 
+async fn fill(dir: &Path, sessions: u64) {
+    let store = open(dir, true).await;
+    let tasks = (0..TASKS).map(|task| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            for number in (0..sessions).filter(|number| number % TASKS == task) {
+                let fields = vec![("value".to_owned(), Some(random_value(number)))];
+                store.create(session(number + TASKS), "bench", u64::MAX / 2, fields).await.unwrap();
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    store.close().await.unwrap();
+}
+
 #[divan::bench]
 fn read_from_memory(bencher: Bencher<'_, '_>) {
     const READS: u64 = 10_000;
     let runtime = Runtime::new().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let store = runtime.block_on(open(&dir, true));
+    let store = runtime.block_on(open(dir.path(), true));
     bencher.counter(ItemsCount::new(READS)).bench_local(|| {
         runtime.block_on(async {
             for read in 0..READS {
