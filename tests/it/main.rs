@@ -27,6 +27,8 @@ mod stream_model;
 mod streams;
 mod support;
 mod tasks;
+#[path = "../support/tls.rs"]
+mod tls;
 mod upstream;
 mod wire;
 

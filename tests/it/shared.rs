@@ -60,6 +60,27 @@ async fn numbers_up_to(stream: &mut Stream, last: u64) -> Vec<u64> {
 }
 
 #[tokio::test]
+async fn redis_is_spoken_to_over_tls_where_its_authority_is_known_and_else_it_is_said_what_is_missing() {
+    let redis = Redis::start();
+    let tls = crate::tls::Tls::before(([127, 0, 0, 1], redis.port).into()).await;
+    let url = format!("rediss://localhost:{}", tls.address.port());
+    let authority = tls.authority();
+    let start = async |variables: &[(&str, &str)]| {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        Server::start_in(&dir, &["--diagnostics", "--redis", &url], variables).await
+    };
+    let knows = [("OUTLAST_REDIS__CA_FILE", authority.to_str().unwrap())];
+    let (a, b) = tokio::join!(start(&knows), start(&knows));
+    until_mode(&a, "redis").await;
+    until_mode(&b, "redis").await;
+    let session = Session::open(&a).await;
+    assert_eq!((session.count().await, session.at(&b).count().await), (1, 2));
+    let stranger = start(&[]).await;
+    let reason = || async { status(&stranger).await["redis"]["links"].to_string().to_lowercase() };
+    until("it says why", || async { reason().await.contains("certificate") }).await;
+}
+
+#[tokio::test]
 async fn an_instance_whose_key_has_the_number_of_a_sisters_takes_that_one_over() {
     let redis = Redis::start();
     let a = instance(&redis).await;

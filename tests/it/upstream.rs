@@ -8,6 +8,7 @@ mod reload;
 mod sessions;
 mod streams;
 mod tasks;
+mod ways;
 
 use std::sync::Arc;
 
