@@ -454,6 +454,8 @@ pub const UPSTREAM_REDIRECTS: usize = 3;
 pub const UPSTREAM_GARBAGE: usize = 100;
 /// Sessions of one remote server that are held in memory; those that nobody used for a while go first.
 pub const UPSTREAM_SESSIONS: usize = 10_000;
+/// The lists of a remote server are looked at again after this long at most, if it says that they count for a while.
+pub const UPSTREAM_FRESH: Duration = Duration::from_secs(3600);
 /// Between two looks which of them nobody used.
 pub const UPSTREAM_SWEEP: Duration = Duration::from_secs(15);
 /// Before a call that failed and does no harm twice is tried again.

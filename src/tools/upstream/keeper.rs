@@ -27,7 +27,7 @@ impl Inner {
                         _ = sweep.tick() => {
                             let Some(inner) = weak.upgrade() else { return };
                             inner.slots.sweep(inner.idle);
-                            if inner.has_lost() {
+                            if inner.has_lost() || inner.is_stale() {
                                 common.look_again.notify_one();
                             }
                         }

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::credentials::Credential;
 use super::failure::{Failure, Kind, Trouble};
@@ -11,7 +13,7 @@ use super::meet::Known;
 use super::modern::{self, Asked};
 use super::session::Session;
 use super::{Inner, lock};
-use crate::base::limits::{OFFERS_PER_HOST, TOOLS_PER_HOST};
+use crate::base::limits::{OFFERS_PER_HOST, TOOLS_PER_HOST, UPSTREAM_FRESH};
 use crate::rpc::error::METHOD_NOT_FOUND;
 use crate::rpc::object::Object;
 use crate::tools::Tool;
@@ -172,6 +174,23 @@ impl Inner {
         }
     }
 
+    /// A list that counts for a while (`ttlMs`) is to be looked at again after it: not every server tells of changes.
+    fn note_freshness(&self, page: &RawValue) {
+        let ttl = Object::parse(page.get())
+            .ok()
+            .and_then(|page| serde_json::from_str(page.get("ttlMs")?.get()).ok());
+        // 0 says that nobody should keep it, not that somebody should ask for it all the time.
+        let Some(ttl_ms) = ttl.filter(|ttl_ms: &u64| *ttl_ms > 0) else { return };
+        let until = Instant::now() + Duration::from_millis(ttl_ms).min(UPSTREAM_FRESH);
+        let mut first = lock(&self.fresh_until);
+        *first = Some(first.map_or(until, |first| first.min(until)));
+    }
+
+    /// Whether one of the lists is not said to be fresh any more. Says so once.
+    pub(super) fn is_stale(&self) -> bool {
+        lock(&self.fresh_until).take_if(|until| *until <= Instant::now()).is_some()
+    }
+
     /// The elements of a list, all pages.
     async fn all(
         &self,
@@ -195,6 +214,9 @@ impl Inner {
                 Err(Failure::Answer(error)) if error.code == METHOD_NOT_FOUND && pages.is_first() => break,
                 Err(failure) => return Err(failure),
             };
+            if matches!(lister, Lister::Modern) {
+                self.note_freshness(&page);
+            }
             match pages.take(&page) {
                 Ok(true) => {}
                 Ok(false) => break,

@@ -34,7 +34,7 @@ use arc_swap::ArcSwap;
 use reqwest::Url;
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, OnceCell, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -106,6 +106,8 @@ struct Inner {
     offered_at: Mutex<ListCounts>,
     /// What it listed last.
     listed: Mutex<Listed>,
+    /// When the first of its lists is not said to be fresh any more.
+    fresh_until: Mutex<Option<Instant>>,
     /// Tools that say that calling them twice does no harm.
     repeatable: ArcSwap<HashSet<String>>,
     /// Tools that it must be asked to run as tasks of its own.
@@ -169,6 +171,7 @@ impl UpstreamHost {
                 listed_at: AtomicU64::new(0),
                 offered_at: Mutex::default(),
                 listed: Mutex::default(),
+                fresh_until: Mutex::default(),
                 repeatable: ArcSwap::default(),
                 own_tasks: ArcSwap::default(),
                 header_params: ArcSwap::default(),

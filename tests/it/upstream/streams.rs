@@ -1,5 +1,7 @@
 //! Streams of a remote server that end, are refused or begin anew: what somebody waits to hear is heard, at a bounded rate.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -208,4 +210,30 @@ async fn a_stream_of_changes_that_ends_at_once_is_opened_ever_more_slowly() {
     sleep(Duration::from_secs(4)).await;
     let opened = peer.count("subscriptions/listen");
     assert!((2..=6).contains(&opened), "{opened}");
+}
+
+#[tokio::test]
+async fn lists_that_count_for_a_while_are_looked_at_again_after_it_where_nobody_tells_of_changes() {
+    let lists = Arc::new(AtomicU64::new(0));
+    let peer = Peer::start(move |request, caller| {
+        let lists = Arc::clone(&lists);
+        async move {
+            if request.asks() == "tools/list" {
+                let description = if lists.fetch_add(1, Ordering::SeqCst) == 0 { "first" } else { "later" };
+                let tools = json!([{ "name": "act", "description": description, "inputSchema": { "type": "object" } }]);
+                let result = json!({ "resultType": "complete", "ttlMs": 1_000, "cacheScope": "public", "tools": tools });
+                return caller.result(&[], result).await;
+            }
+            if let Some(caller) = peer::modern(&request, caller).await {
+                caller.error(404, -32_601, "Method not found").await;
+            }
+        }
+    })
+    .await;
+    let server = fronting(&format!("http://{}/mcp", peer.address), "").await;
+    let session = Session::open(&server, LATEST).await;
+    let described =
+        async || session.ask(1, "tools/list", json!({})).await["result"]["tools"][0]["description"].clone();
+    assert_eq!(described().await, "first");
+    until("the later list", || async { described().await == "later" }).await;
 }
