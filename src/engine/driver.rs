@@ -163,8 +163,12 @@ impl Driver {
                 Ok(()) => {}
                 // Progress and logs are no reason to end a call: whoever reads now is told of them, and nobody else.
                 Err(StoreError::Full(_)) if piece.iter().all(|(_, message)| is_notification(message)) => {
-                    if let Some(reader) = self.session.streams().carrier(stream) {
-                        piece.iter().for_each(|(_, message)| reader.tell_now(message.clone()));
+                    let (streams, own) = (self.session.streams(), self.engine.store.origin());
+                    let after = streams.log.high_water(own);
+                    // What is in the log already is told when the disk has it.
+                    let reader = streams.carrier(stream).filter(|_| !streams.ends_with(stream, own, piece));
+                    if let Some(reader) = reader {
+                        piece.iter().for_each(|(_, message)| reader.tell_now(after, message.clone()));
                     }
                 }
                 Err(error) => return Err(store_error(&error)),
@@ -230,10 +234,15 @@ impl Driver {
     }
 
     async fn store_piece(&self, stream: StreamName, piece: &[(Kind, Bytes)]) -> bool {
+        let mut left = piece.to_vec();
         for _ in 0..STORE_FINAL_TRIES {
-            match self.session.append(&self.engine, stream, piece.to_vec()).await {
+            match self.session.append(&self.engine, stream, left.clone()).await {
                 Ok(()) => return true,
                 Err(StoreError::Full(reason)) => {
+                    // In the log it has its place, and is written again without being appended again.
+                    if self.session.streams().ends_with(stream, self.engine.store.origin(), piece) {
+                        left.clear();
+                    }
                     tracing::warn!(session = %self.session.claims.key, reason, "the end of a call waits for room on the disk");
                 }
                 Err(error) => {

@@ -145,7 +145,8 @@ impl LogEvents {
                     Kind::Message | Kind::Final => {
                         delivered += 1;
                         if entry.kind.ends_stream() {
-                            push_unstored(frames, reader);
+                            // All that is before it was handed out.
+                            push_unstored(frames, reader, u64::MAX);
                         }
                         push_event(frames, seen, stream, &entry.payload);
                     }
@@ -159,8 +160,9 @@ impl LogEvents {
         if delivered > 0 {
             engine.counters.delivered(delivered);
         }
-        push_unstored(frames, reader);
-        reader.handed_up_to(position.seen.seen(own).max(position.scanned.seen(own)));
+        let handed = position.seen.seen(own).max(position.scanned.seen(own));
+        push_unstored(frames, reader, handed);
+        reader.handed_up_to(handed);
         if is_get && !streams.position.covers(&position.seen) {
             streams.position.join(&position.seen);
             streams.position_moved = true;
@@ -226,8 +228,8 @@ impl QueueEvents {
 }
 
 /// What could not be stored: without an id, because it cannot be resumed from. Nothing comes after what ends a stream.
-fn push_unstored(frames: &mut Vec<u8>, reader: &Reader) {
-    for message in reader.take_unstored() {
+fn push_unstored(frames: &mut Vec<u8>, reader: &Reader, handed: u64) {
+    for message in reader.take_unstored(handed) {
         write_event(frames, None, None, &message);
     }
 }

@@ -31,8 +31,9 @@ pub(super) struct Reader {
     handed: AtomicU64,
     /// It has taken something, or will take nothing any more.
     progress: Notify,
-    /// What the disk has no room for, and only whoever reads now is told.
-    unstored: Mutex<VecDeque<Bytes>>,
+    /// What the disk has no room for, and only whoever reads now is told; each behind the entry of this process's run that
+    /// was the last one when it was said.
+    unstored: Mutex<VecDeque<(u64, Bytes)>>,
 }
 
 impl Reader {
@@ -41,20 +42,23 @@ impl Reader {
         self.waker.wake();
     }
 
-    /// Hands the connection a message that is not stored. Of more than it takes the newest are kept.
-    pub(super) fn tell_now(&self, message: Bytes) {
+    /// Hands the connection a message that is not stored, behind the entry of this number. Of more than it takes the newest
+    /// are kept.
+    pub(super) fn tell_now(&self, after: u64, message: Bytes) {
         let mut unstored = self.unstored.lock().unwrap_or_else(PoisonError::into_inner);
         if unstored.len() >= UNSTORED {
             unstored.pop_front();
         }
-        unstored.push_back(message);
+        unstored.push_back((after, message));
         drop(unstored);
         self.wake();
     }
 
-    /// The messages that are not stored.
-    pub(super) fn take_unstored(&self) -> VecDeque<Bytes> {
-        std::mem::take(&mut *self.unstored.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The messages that are not stored and come before everything behind the entry `handed`.
+    pub(super) fn take_unstored(&self, handed: u64) -> Vec<Bytes> {
+        let mut unstored = self.unstored.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = unstored.iter().take_while(|(after, _)| *after <= handed).count();
+        unstored.drain(..due).map(|(_, message)| message).collect()
     }
 
     /// Whether the connection has to end; if not, `waker` is told when to look again.
@@ -107,6 +111,8 @@ pub(super) struct Streams {
     pub(super) loaded: bool,
     /// Highest number of this process's run that is on stable storage.
     pub(super) durable: u64,
+    /// The disk refused the entry of this number: it is written again with the next ones. Nothing from it on is durable.
+    refused: Option<u64>,
     /// Connections in the order in which they came. The last one of a stream carries it.
     readers: Vec<(StreamName, Arc<Reader>)>,
     /// Calls that run and have a stream.
@@ -286,6 +292,19 @@ impl Streams {
         seen.seen(own) <= self.log.high_water(own)
     }
 
+    /// The entries that the disk refused, to be written again.
+    fn take_refused(&mut self, own: Origin) -> Vec<Entry> {
+        let refused = self.refused.take();
+        refused.map_or_else(Vec::new, |refused| self.log.run_from(own, refused).cloned().collect())
+    }
+
+    /// Whether these are the last ones of a stream in memory, be they on the disk or not.
+    pub(super) fn ends_with(&self, stream: StreamName, own: Origin, items: &[(Kind, Bytes)]) -> bool {
+        let last = self.log.of_stream(stream, own, 0).last();
+        last.zip(items.last())
+            .is_some_and(|(entry, (kind, payload))| entry.kind == *kind && entry.payload == *payload)
+    }
+
     /// Makes every connection look again.
     pub(super) fn wake_all(&self) {
         self.readers.iter().for_each(|(_, reader)| reader.wake());
@@ -346,13 +365,23 @@ impl Session {
             }
             let now = engine.clock.now_ms();
             let own = engine.store.origin();
-            let mut entries = Vec::with_capacity(items.len());
+            // What the disk refused goes before what comes now: a log has no hole.
+            let mut entries = streams.take_refused(own);
+            let again = entries.len();
             for (kind, payload) in items {
                 streams.append(own, kind, stream, payload, now, &mut entries);
+            }
+            if entries.is_empty() {
+                // Somebody else has what was refused on its way.
+                return match streams.durable >= streams.log.high_water(own) {
+                    true => Ok(()),
+                    false => Err(StoreError::Full("what was refused is on its way again".into())),
+                };
             }
             let newest = entries.first().map_or(0, |entry| entry.seq);
             let trimmed = streams.trim(own, engine.retention, newest, now, &mut entries);
             let last = entries.last().map_or(0, |entry| entry.seq);
+            let first = entries.first().map_or(u64::MAX, |entry| entry.seq);
             let session = Arc::clone(self);
             // Queued under the lock, so that the order on disk is the order of the numbers.
             engine.store.append(
@@ -363,9 +392,14 @@ impl Session {
                 Box::new(move |written| {
                     if written.is_ok() {
                         let streams = session.written_up_to(last);
-                        if let Some(reader) = streams.carrier(stream) {
+                        if again > 0 {
+                            streams.wake_all();
+                        } else if let Some(reader) = streams.carrier(stream) {
                             reader.wake();
                         }
+                    } else {
+                        let mut streams = session.streams();
+                        streams.refused = Some(streams.refused.map_or(first, |refused| refused.min(first)));
                     }
                     let _ = done.send(written);
                 }),
@@ -380,6 +414,7 @@ impl Session {
     /// Notes that this process's run is on stable storage up to this number.
     pub(super) fn written_up_to(&self, number: u64) -> MutexGuard<'_, Streams> {
         let mut streams = self.streams();
+        let number = streams.refused.map_or(number, |refused| number.min(refused.saturating_sub(1)));
         streams.durable = streams.durable.max(number);
         streams
     }
@@ -425,5 +460,34 @@ mod tests {
         };
         assert!(streams.may_have_given(own, &seen(3)));
         assert!(!streams.may_have_given(own, &seen(4)));
+    }
+
+    #[test]
+    fn what_the_disk_refused_is_written_again_once_and_told_apart_from_what_was_never_appended() {
+        let own = Origin::from_bits(1);
+        let mut streams = Streams::new(true, Cursor::default());
+        let message = |text: &'static str| (Kind::Message, Bytes::from_static(text.as_bytes()));
+        for text in ["1", "2", "3"] {
+            let (kind, payload) = message(text);
+            streams.append(own, kind, StreamName::GET, payload, 1, &mut Vec::new());
+        }
+        assert!(streams.ends_with(StreamName::GET, own, &[message("2"), message("3")]));
+        assert!(!streams.ends_with(StreamName::GET, own, &[message("4")]));
+        streams.refused = Some(2);
+        let again: Vec<u64> = streams.take_refused(own).iter().map(|entry| entry.seq).collect();
+        assert_eq!((again, streams.take_refused(own).len()), (vec![2, 3], 0));
+    }
+
+    #[test]
+    fn a_message_that_is_not_stored_waits_for_those_before_it() {
+        let reader = Reader::default();
+        reader.tell_now(5, Bytes::from_static(b"a"));
+        reader.tell_now(7, Bytes::from_static(b"b"));
+        assert!(reader.take_unstored(4).is_empty());
+        assert_eq!(reader.take_unstored(5), ["a"]);
+        assert_eq!(
+            (reader.take_unstored(u64::MAX), reader.take_unstored(u64::MAX).len()),
+            (vec![Bytes::from("b")], 0)
+        );
     }
 }

@@ -106,12 +106,24 @@ struct Session {
     ended: bool,
     version: Version,
     result: Option<Outcome>,
+    /// It was over when the store was swept: the disk may have been rid of it, and may not, since a use that is known there
+    /// moves only the row that names it.
+    swept: bool,
 }
 
 impl Session {
     fn new(fields: BTreeMap<String, Bytes>, now: u64) -> Self {
         let version = Version::default();
-        Self { fields, until: now + IDLE, written: now, keep: 0, ended: false, version, result: None }
+        Self {
+            fields,
+            until: now + IDLE,
+            written: now,
+            keep: 0,
+            ended: false,
+            version,
+            result: None,
+            swept: false,
+        }
     }
 }
 
@@ -413,6 +425,12 @@ async fn apply(store: &mut Arc<Store>, model: &mut Model, place: &impl Place, st
         Step::Wait(ms) => model.clock.advance(Duration::from_millis(ms.into())),
         Step::Sweep => {
             store.sweep().await.unwrap();
+            for n in 0..KEYS {
+                let over = model.is_over(n);
+                if let Some(session) = model.sessions.get_mut(&n).filter(|session| over && !session.ended) {
+                    session.swept = true;
+                }
+            }
         }
         Step::Reopen => {
             store.close().await.unwrap();
@@ -420,7 +438,16 @@ async fn apply(store: &mut Arc<Store>, model: &mut Model, place: &impl Place, st
             // Stamps go on after those of the earlier start; the clock shows as much time.
             model.clock.advance(Duration::from_millis(2));
             *store = place.open(Arc::<ManualClock>::clone(&model.clock)).await;
+            for n in 0..KEYS {
+                if model.sessions.get(&n).is_some_and(|session| session.swept)
+                    && !matches!(store.load(key(n)).await.unwrap(), Lookup::Live(_))
+                {
+                    model.sessions.remove(&n);
+                    model.logs.remove(&n);
+                }
+            }
             for session in model.sessions.values_mut() {
+                session.swept = false;
                 session.until = session.keep.max(session.written + IDLE + IDLE / 10);
             }
         }
