@@ -29,6 +29,10 @@ const MESSAGES: u64 = 100;
 const MESSAGE: usize = 100;
 const LOG_ENTRIES: usize = 512;
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     divan::main();
 }

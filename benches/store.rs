@@ -21,6 +21,10 @@ const WRITES: u64 = 200;
 const VALUE: usize = 1_024;
 const GROUP: usize = 1_024;
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     divan::main();
 }

@@ -8,9 +8,12 @@
 local o=ARGV[1]
 local q=tonumber(ARGV[2])
 local n=#ARGV-5
-if redis.call('HEXISTS',KEYS[2],'~')==1 then return {'DUP',math.max(q+n-1,0)} end
-local torn=redis.call('EXISTS',KEYS[1])~=redis.call('EXISTS',KEYS[2])
-local m=not torn and redis.call('HGET',KEYS[2],o)
+local marks=redis.call('HMGET',KEYS[2],'~',o)
+if marks[1] then return {'DUP',math.max(q+n-1,0)} end
+local m=marks[2]
+local there=m and 1 or redis.call('EXISTS',KEYS[2])
+local torn=redis.call('EXISTS',KEYS[1])~=there
+if torn then m=false end
 local hw,crc=0,''
 if m then
   local c=string.find(m,':',1,true)
@@ -27,15 +30,16 @@ if m and q<=hw then
   if i>n then return {'DUP',hw} end
 end
 if n<1 then return {'DUP',hw} end
+local number
 while i<=n do
   local p=ARGV[5+i]
-  crc=string.sub(p,1,8); hw=q+i-1
+  crc=string.sub(p,1,8); hw=q+i-1; number=string.format('%.0f',hw)
   -- The first write is one that a full Redis refuses; of a torn log it also removes what was left.
-  redis.call('XADD',KEYS[1],'MAXLEN',torn and '1' or ARGV[4],'*','o',o,'q',string.format('%.0f',hw),'p',p)
+  redis.call('XADD',KEYS[1],'MAXLEN',torn and '1' or ARGV[4],'*','o',o,'q',number,'p',p)
   if torn then redis.call('DEL',KEYS[2]); torn=false end
   i=i+1
 end
-redis.call('HSET',KEYS[2],o,string.format('%.0f',hw)..':'..crc)
+redis.call('HSET',KEYS[2],o,number..':'..crc)
 redis.call('PEXPIREAT',KEYS[1],ARGV[5])
 redis.call('PEXPIREAT',KEYS[2],ARGV[5])
 return {'OK',hw}
