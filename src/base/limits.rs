@@ -69,6 +69,12 @@ pub const ACCEPT_BACKLOG: u32 = 1_024;
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a refused client may go on sending before its connection is dropped, so that it reads the refusal first.
 pub const LINGER: Duration = Duration::from_secs(1);
+/// Frames of a stream that is left open which are handed to its socket at once, and their bytes.
+pub const HELD_BATCH_FRAMES: usize = 16;
+/// See [`HELD_BATCH_FRAMES`]; one frame may be longer.
+pub const HELD_BATCH_BYTES: usize = 64 * 1024;
+/// What the reader of such a stream may send, though nothing of it is looked at, bytes: what comes after is not read.
+pub const HELD_IGNORED_BYTES: usize = 64 * 1024;
 /// HTTP/2 requests at a time on one connection.
 pub const H2_STREAMS: u32 = 64;
 /// What is buffered of one HTTP/2 answer, bytes: the default of 400 KiB times the streams is too much for one peer.

@@ -138,6 +138,9 @@ pub trait Endpoint: Send + Sync + 'static {
 pub trait Frames {
     /// The next frames; `None` when the stream is complete.
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>>;
+
+    /// Whether the stream has no end of its own: it may be open for hours, and silent for most of them.
+    fn is_left_open(&self) -> bool;
 }
 
 /// [`Reply`], with the events left open.
@@ -173,6 +176,10 @@ impl From<Reply> for Answer<Events> {
 impl Frames for Events {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         Events::poll_next(self, cx)
+    }
+
+    fn is_left_open(&self) -> bool {
+        Events::is_left_open(self)
     }
 }
 

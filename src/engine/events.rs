@@ -89,6 +89,10 @@ pub(super) struct LogEvents {
 }
 
 impl LogEvents {
+    pub(super) fn is_get(&self) -> bool {
+        self.stream == StreamName::GET
+    }
+
     pub(super) fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let this = &mut *self;
         if this.over {

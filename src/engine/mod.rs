@@ -174,6 +174,16 @@ impl Events {
             EventsKind::Over => Poll::Ready(None),
         }
     }
+
+    /// Whether the stream has no end of its own: a session's GET stream, subscriptions, a look at topics.
+    #[must_use]
+    pub fn is_left_open(&self) -> bool {
+        match &self.0 {
+            EventsKind::Log(events) => events.is_get(),
+            EventsKind::Listen(_) | EventsKind::Tail(_) => true,
+            EventsKind::Queue(_) | EventsKind::Once(_) | EventsKind::Over => false,
+        }
+    }
 }
 
 /// What became of a message for a session's client.

@@ -35,6 +35,54 @@ async fn events_arrive_when_they_happen_and_silence_is_filled() {
 }
 
 #[tokio::test]
+async fn a_stream_that_is_left_open_ends_with_its_connection() {
+    let server = start(|_| {}).await;
+    let mut raw = Raw::to(server.address).await;
+    raw.send(GET).await;
+    let head = raw.head().await;
+    assert_eq!((head.header("connection"), head.header("transfer-encoding")), ("close", "chunked"));
+    assert!(httpdate::parse_http_date(head.header("date")).is_ok(), "{head:?}");
+    assert!(!head.header("x-request-id").is_empty());
+    let sender = server.engine.streams.lock().unwrap().pop().unwrap();
+    sender.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+    drop(sender);
+    assert_eq!(String::from_utf8(raw.end().await).unwrap(), "9\r\ndata: 1\n\n\r\n0\r\n\r\n");
+    until("the end", || server.counts.closed.load(Ordering::SeqCst) == 1).await;
+}
+
+#[tokio::test]
+async fn a_stream_comes_after_the_answers_that_were_asked_for_before_it() {
+    let server = start(|_| {}).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut raw = Raw::of(socket.connect(server.address).await.unwrap());
+    // More answers than the sockets hold.
+    const BEFORE: usize = 4_000;
+    let post = POST.replace('\n', "\r\n");
+    let post = format!("{post}\r\nHost: localhost\r\nContent-Length: 8\r\n\r\naccepted");
+    raw.send(post.repeat(BEFORE) + GET).await;
+    for _ in 0..BEFORE {
+        assert_eq!(raw.head().await.status, 202);
+    }
+    assert_eq!(raw.head().await.header("content-type"), "text/event-stream");
+    let sender = server.engine.streams.lock().unwrap()[0].clone();
+    sender.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+    assert_eq!(raw.take_until("data: 1\n\n").await, "9\r\ndata: 1\n\n");
+}
+
+#[tokio::test]
+async fn a_reader_of_http_1_0_gets_a_stream_without_chunks() {
+    let server = start(|_| {}).await;
+    let mut raw = Raw::to(server.address).await;
+    raw.send(GET.replace("1.1", "1.0")).await;
+    assert_eq!(raw.head().await.header("transfer-encoding"), "");
+    let sender = server.engine.streams.lock().unwrap().pop().unwrap();
+    sender.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+    drop(sender);
+    assert_eq!(raw.end().await, b"data: 1\n\n");
+}
+
+#[tokio::test]
 async fn a_stream_is_dropped_when_its_reader_goes() {
     let server = start(|_| {}).await;
     drop(open(&server).await);
@@ -59,6 +107,21 @@ async fn a_reader_that_takes_nothing_is_cut() {
         format!("{}\r\nHost: localhost\r\nContent-Length: 7\r\n\r\nendless", POST.replace('\n', "\r\n"));
     assert_eq!(stream.try_write(request.as_bytes()).unwrap(), request.len());
     until("the cut", || server.engine.dropped.load(Ordering::SeqCst) == 1).await;
+}
+
+#[tokio::test]
+async fn a_reader_of_a_stream_that_is_left_open_is_cut_as_well() {
+    let server = start(|config| config.streams.stall_seconds = 1).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = socket.connect(server.address).await.unwrap();
+    stream.writable().await.unwrap();
+    assert_eq!(stream.try_write(GET.as_bytes()).unwrap(), GET.len());
+    until("the stream", || server.engine.streams.lock().unwrap().len() == 1).await;
+    let sender = server.engine.streams.lock().unwrap()[0].clone();
+    let frame = Bytes::from(vec![b'\n'; 64 * 1024]);
+    while sender.send(frame.clone()).await.is_ok() {}
+    assert_eq!(server.engine.dropped.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

@@ -62,6 +62,10 @@ impl Frames for Source {
             Self::Endless(frame, _) => Poll::Ready(Some(frame.clone())),
         }
     }
+
+    fn is_left_open(&self) -> bool {
+        matches!(self, Self::Queue(..))
+    }
 }
 
 fn whole(status: u16, body: impl Into<Bytes>) -> Answer<Source> {
@@ -295,7 +299,11 @@ pub struct Raw {
 
 impl Raw {
     pub async fn to(address: SocketAddr) -> Self {
-        Self { stream: TcpStream::connect(address).await.unwrap(), unread: Vec::new() }
+        Self::of(TcpStream::connect(address).await.unwrap())
+    }
+
+    pub fn of(stream: TcpStream) -> Self {
+        Self { stream, unread: Vec::new() }
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {

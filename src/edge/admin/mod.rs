@@ -157,7 +157,7 @@ pub async fn answer<E: Endpoint>(app: &App<E>, request: &Request<Bytes>) -> Resp
     response.unwrap_or_else(Refusal::into_response).map(|body| match body {
         Body::Whole(bytes) => bytes,
         // None of these answers is a stream.
-        Body::Events(_) => Bytes::new(),
+        Body::Events(_) | Body::Open(_) => Bytes::new(),
     })
 }
 

@@ -130,8 +130,14 @@ pub(crate) async fn accept(listener: TcpListener, front: Front, most: usize) {
         let at = at.unwrap_or(IpAddr::from([127, 0, 0, 1])).to_canonical();
         let front = Arc::clone(&front);
         tokio::spawn(async move {
-            connection(stream, at, front).await;
-            drop(slot);
+            let left_open = connection(stream, at, front).await;
+            // In a task of its own, which needs less room than that of a connection that takes requests.
+            if let Some(left_open) = left_open {
+                tokio::spawn(async move {
+                    left_open.carry().await;
+                    drop(slot);
+                });
+            }
         });
     }
     drop(listener);

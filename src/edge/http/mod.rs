@@ -8,6 +8,7 @@ mod correlation;
 mod cors;
 mod guard;
 mod health;
+mod held;
 mod listen;
 mod mcp;
 mod reply;

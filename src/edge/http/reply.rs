@@ -27,6 +27,8 @@ pub(crate) enum Body {
     Whole(Bytes),
     /// Events as they come.
     Events(Box<dyn EventBody + Send>),
+    /// The same, of a stream that is left open until somebody ends it.
+    Open(Box<dyn EventBody + Send>),
 }
 
 /// A stream of events whose source is not known any more.
@@ -46,7 +48,9 @@ impl http_body::Body for Body {
         match self.get_mut() {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Events(events) => events.poll(cx).map(|next| next.map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Events(events) | Self::Open(events) => {
+                events.poll(cx).map(|next| next.map(|bytes| Ok(Frame::data(bytes))))
+            }
         }
     }
 
@@ -57,7 +61,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
-            Self::Events(_) => SizeHint::default(),
+            Self::Events(_) | Self::Open(_) => SizeHint::default(),
         }
     }
 }
@@ -142,7 +146,8 @@ pub(crate) fn empty(status: StatusCode) -> Response<Body> {
 
 /// An answer that is a stream of events.
 pub(crate) fn streamed<F: Frames + Send + 'static>(events: F, pace: &Pace) -> Response<Body> {
-    let mut response = Response::new(Body::Events(Box::new(EventStream::new(events, pace))));
+    let body = if events.is_left_open() { Body::Open } else { Body::Events };
+    let mut response = Response::new(body(Box::new(EventStream::new(events, pace))));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     // Proxies that compress or buffer would hold events back.

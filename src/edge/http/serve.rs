@@ -2,19 +2,20 @@
 //! the first byte (hyper#3962), and idle HTTP/2 connections.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -22,6 +23,7 @@ use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Handle;
+use super::held::{Answer, End, Handover, Held, Socket};
 use super::reply::Body;
 use crate::base::limits::{
     H2_PING, H2_SEND_BUFFER_BYTES, H2_STREAMS, H2_WINDOW_BYTES, HEADER_BYTES, HEADER_COUNT, LINGER,
@@ -104,21 +106,54 @@ impl Front {
 
 const _: () = assert!(HEADER_COUNT == 100, "hyper's default is used for it");
 
-/// Serves a connection until it ends, is too slow, or is cut by a drain. `at` is the address it came to.
-pub(crate) async fn connection(stream: TcpStream, at: IpAddr, front: Arc<Front>) {
+/// Serves a connection until it ends, is too slow, is cut by a drain, or carries a stream that is left open, which is
+/// given back. `at` is the address it came to.
+pub(crate) async fn connection(stream: TcpStream, at: IpAddr, front: Arc<Front>) -> Option<LeftOpen> {
     front.metrics.connection_opened();
-    let _closed = Closed(Arc::clone(&front));
+    let closed = Closed(Arc::clone(&front));
     let opening = tokio::select! {
         biased;
         opening = timeout(front.limits.first_byte, opening(&stream)) => opening,
-        () = front.drain.cancelled() => return,
+        () = front.drain.cancelled() => return None,
     };
     match opening {
-        Ok(Opening::Http1) => serve_http1(stream, at, front).await,
+        Ok(Opening::Http1) => serve_http1(stream, at, &front).await.map(|held| LeftOpen { held, closed }),
         // Boxed: its state is several times that of HTTP/1, which would have to keep room for it.
-        Ok(Opening::Http2) => Box::pin(serve_http2(stream, at, front)).await,
-        Ok(Opening::Closed) => {}
-        Err(_) => front.metrics.connection_refused(),
+        Ok(Opening::Http2) => {
+            Box::pin(serve_http2(stream, at, front)).await;
+            None
+        }
+        Ok(Opening::Closed) => None,
+        Err(_) => {
+            front.metrics.connection_refused();
+            None
+        }
+    }
+}
+
+/// A connection that carries a stream which is left open, and nothing else any more.
+pub(crate) struct LeftOpen {
+    held: Held,
+    closed: Closed,
+}
+
+impl LeftOpen {
+    /// Carries it until it ends, its reader goes, or a drain cuts it.
+    pub(crate) async fn carry(mut self) {
+        let front = &self.closed.0;
+        let held = &mut self.held;
+        let ended = tokio::select! {
+            biased;
+            ended = poll_fn(|cx| held.poll(cx)) => Some(ended),
+            () = front.drain.cancelled() => None,
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => timeout(front.limits.drain, poll_fn(|cx| self.held.poll(cx))).await.unwrap_or(End::Gone),
+        };
+        if ended == End::Sent {
+            Box::pin(linger(self.held.into_socket())).await;
+        }
     }
 }
 
@@ -158,31 +193,61 @@ async fn opening(stream: &TcpStream) -> Opening {
     }
 }
 
-async fn serve_http1(stream: TcpStream, at: IpAddr, front: Arc<Front>) {
-    let handler = &front.handler;
+async fn serve_http1(stream: TcpStream, at: IpAddr, front: &Front) -> Option<Held> {
+    let handover = Arc::new(Handover::default());
     let service = service_fn(|request: Request<Incoming>| {
-        let answering = Arc::clone(handler).handle(request, at);
-        Infallibly(answering)
+        // HTTP/1.0 has no chunks: that is hyper's to know.
+        let handover = (request.version() == Version::HTTP_11).then_some(&*handover);
+        Answered { answering: Arc::clone(&front.handler).handle(request, at), handover }
     });
-    let mut connection = front.http1.serve_connection(TokioIo::new(stream), service);
-    let served = {
-        let mut served = pin!(std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)));
-        tokio::select! {
-            biased;
-            served = served.as_mut() => Some(served),
-            () = front.drain.cancelled() => None,
+    let socket = TokioIo::new(Socket::new(stream, Arc::clone(&handover)));
+    let mut connection = front.http1.serve_connection(socket, service);
+    let served = tokio::select! {
+        biased;
+        served = poll_fn(|cx| drive(&mut connection, &handover, cx)) => Some(served),
+        () = front.drain.cancelled() => None,
+    };
+    let served = match served {
+        Some(served) => served,
+        None => {
+            // Not moved into a `pin!`: its state would be held twice.
+            Pin::new(&mut connection).graceful_shutdown();
+            timeout(front.limits.drain, poll_fn(|cx| drive(&mut connection, &handover, cx))).await.ok()?
         }
     };
     match served {
         // The peer broke off or was too slow: there is nobody to be polite to.
-        Some(Err(error)) if !error.is_parse() => {}
-        Some(_) => Box::pin(linger(connection.into_parts().io.into_inner())).await,
-        None => {
-            // Not moved into a `pin!`: its state would be held twice.
-            Pin::new(&mut connection).graceful_shutdown();
-            let _ = timeout(front.limits.drain, &mut connection).await;
+        Served::Over(Err(error)) if !error.is_parse() => None,
+        Served::Over(_) => {
+            Box::pin(linger(connection.into_parts().io.into_inner().into_inner())).await;
+            None
+        }
+        Served::LeftOpen(answer) => {
+            Some(Held::new(connection.into_parts().io.into_inner().into_inner(), answer))
         }
     }
+}
+
+/// What became of a connection in hyper's hands.
+enum Served {
+    Over(Result<(), hyper::Error>),
+    LeftOpen(Answer),
+}
+
+fn drive<S>(
+    connection: &mut http1::Connection<TokioIo<Socket>, S>,
+    handover: &Handover,
+    cx: &mut Context<'_>,
+) -> Poll<Served>
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Unpin,
+    S::Future: Unpin,
+{
+    if let Poll::Ready(over) = connection.poll_without_shutdown(cx) {
+        return Poll::Ready(Served::Over(over));
+    }
+    // hyper has sent what it could: what is left out of its buffers goes first.
+    handover.take().map_or(Poll::Pending, |answer| Poll::Ready(Served::LeftOpen(answer)))
 }
 
 /// Ends a connection so that its peer reads the last answer: closing a socket on which input is unread resets it, and
@@ -196,14 +261,22 @@ async fn linger(mut stream: TcpStream) {
     let _ = timeout(LINGER, drained).await;
 }
 
-/// hyper wants errors; there are none.
-struct Infallibly(super::Answering);
+/// An answer for hyper, which wants errors; there are none. One that is taken from hyper never comes.
+struct Answered<'a> {
+    answering: super::Answering,
+    handover: Option<&'a Handover>,
+}
 
-impl Future for Infallibly {
+impl Future for Answered<'_> {
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx).map(Ok)
+        let answer = ready!(self.answering.as_mut().poll(cx));
+        let kept = match self.handover {
+            Some(handover) => handover.offer(answer),
+            None => Some(answer),
+        };
+        kept.map_or(Poll::Pending, |answer| Poll::Ready(Ok(answer)))
     }
 }
 

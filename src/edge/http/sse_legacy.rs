@@ -101,6 +101,10 @@ impl Frames for Events {
         }
         self.said.poll_recv(cx).map(|said| said.map(|message| frame(&message)))
     }
+
+    fn is_left_open(&self) -> bool {
+        true
+    }
 }
 
 fn frame(message: &[u8]) -> Bytes {

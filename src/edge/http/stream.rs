@@ -120,6 +120,10 @@ mod tests {
         fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
             self.0.poll_recv(cx)
         }
+
+        fn is_left_open(&self) -> bool {
+            true
+        }
     }
 
     type Opened = (mpsc::Sender<Bytes>, CancellationToken, EventStream<Queue>);

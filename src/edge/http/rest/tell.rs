@@ -63,7 +63,7 @@ pub(super) fn batch(answers: Vec<Response<Body>>) -> Response<Body> {
         let body = match answer.into_body() {
             Body::Whole(body) => body,
             // Nothing of the bridge is a stream.
-            Body::Events(_) => Bytes::new(),
+            Body::Events(_) | Body::Open(_) => Bytes::new(),
         };
         let comma = if at == 0 { "" } else { "," };
         let body = std::str::from_utf8(&body).ok().filter(|body| !body.is_empty()).unwrap_or("null");
