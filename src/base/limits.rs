@@ -73,7 +73,7 @@ pub const LINGER: Duration = Duration::from_secs(1);
 pub const HELD_BATCH_FRAMES: usize = 16;
 /// See [`HELD_BATCH_FRAMES`]; one frame may be longer.
 pub const HELD_BATCH_BYTES: usize = 64 * 1024;
-/// What the reader of such a stream may send, though nothing of it is looked at, bytes: what comes after is not read.
+/// What the reader of such a stream may send, though nothing of it is looked at, bytes: who sends that much is cut.
 pub const HELD_IGNORED_BYTES: usize = 64 * 1024;
 /// HTTP/2 requests at a time on one connection.
 pub const H2_STREAMS: u32 = 64;

@@ -70,6 +70,43 @@ async fn a_stream_comes_after_the_answers_that_were_asked_for_before_it() {
     assert_eq!(raw.take_until("data: 1\n\n").await, "9\r\ndata: 1\n\n");
 }
 
+/// Requests that are answered before their bodies are read, which hyper does last.
+const ANSWERED_EARLY: [&str; 2] = [
+    "OPTIONS /mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+    "OPTIONS /mcp HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx",
+];
+
+#[tokio::test]
+async fn a_stream_comes_after_a_request_whose_body_nobody_wanted() {
+    let server = start(|_| {}).await;
+    for early in ANSWERED_EARLY {
+        let mut raw = Raw::to(server.address).await;
+        raw.send(format!("{early}{GET}")).await;
+        assert_eq!(raw.head().await.status, 204, "{early}");
+        assert_eq!(raw.head().await.header("content-type"), "text/event-stream");
+        let sender = server.engine.streams.lock().unwrap().pop().unwrap();
+        sender.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+        assert_eq!(raw.take_until("data: 1\n\n").await, "9\r\ndata: 1\n\n");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_waits_until_the_answers_before_it_are_taken() {
+    let server = start(|_| {}).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut raw = Raw::of(socket.connect(server.address).await.unwrap());
+    const BEFORE: usize = 4_000;
+    raw.send(ANSWERED_EARLY[0].repeat(BEFORE) + GET).await;
+    for _ in 0..BEFORE {
+        assert_eq!(raw.head().await.status, 204);
+    }
+    assert_eq!(raw.head().await.header("content-type"), "text/event-stream");
+    let sender = server.engine.streams.lock().unwrap()[0].clone();
+    sender.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+    assert_eq!(raw.take_until("data: 1\n\n").await, "9\r\ndata: 1\n\n");
+}
+
 #[tokio::test]
 async fn a_reader_of_http_1_0_gets_a_stream_without_chunks() {
     let server = start(|_| {}).await;

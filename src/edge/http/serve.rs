@@ -198,7 +198,7 @@ async fn serve_http1(stream: TcpStream, at: IpAddr, front: &Front) -> Option<Hel
     let service = service_fn(|request: Request<Incoming>| {
         // HTTP/1.0 has no chunks: that is hyper's to know.
         let handover = (request.version() == Version::HTTP_11).then_some(&*handover);
-        Answered { answering: Arc::clone(&front.handler).handle(request, at), handover }
+        Answered { answering: Some(Arc::clone(&front.handler).handle(request, at)), handover }
     });
     let socket = TokioIo::new(Socket::new(stream, Arc::clone(&handover)));
     let mut connection = front.http1.serve_connection(socket, service);
@@ -261,9 +261,10 @@ async fn linger(mut stream: TcpStream) {
     let _ = timeout(LINGER, drained).await;
 }
 
-/// An answer for hyper, which wants errors; there are none. One that is taken from hyper never comes.
+/// An answer for hyper, which wants errors; there are none. One that is taken from hyper never comes: hyper may ask for it
+/// again until it is taken.
 struct Answered<'a> {
-    answering: super::Answering,
+    answering: Option<super::Answering>,
     handover: Option<&'a Handover>,
 }
 
@@ -271,7 +272,9 @@ impl Future for Answered<'_> {
     type Output = Result<Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = ready!(self.answering.as_mut().poll(cx));
+        let Some(answering) = &mut self.answering else { return Poll::Pending };
+        let answer = ready!(answering.as_mut().poll(cx));
+        self.answering = None;
         let kept = match self.handover {
             Some(handover) => handover.offer(answer),
             None => Some(answer),
