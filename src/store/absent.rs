@@ -48,6 +48,10 @@ impl Remote for Absent {
         away()
     }
 
+    fn is_alone(&self) -> bool {
+        true
+    }
+
     fn push_doc(&self, _key: SessionKey, _push: DocPush) -> Asked<'_, Merged> {
         away()
     }

@@ -232,6 +232,9 @@ pub trait Remote: Send + Sync + fmt::Debug {
     /// The process starts that have said lately that they run.
     fn instances(&self) -> Asked<'_, Vec<Origin>>;
 
+    /// Whether no other instance gave a sign of life when that could last be asked. False: one did, or it never could.
+    fn is_alone(&self) -> bool;
+
     /// Joins fields into a document.
     fn push_doc(&self, key: SessionKey, push: DocPush) -> Asked<'_, Merged>;
 

@@ -178,6 +178,10 @@ impl Remote for SimLink {
         now(self.world.instances(self.instance))
     }
 
+    fn is_alone(&self) -> bool {
+        false
+    }
+
     fn push_doc(&self, key: SessionKey, push: DocPush) -> Asked<'_, Merged> {
         now(self.doc(key, push))
     }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::{Wanted, view};
+use super::{Wanted, refused, view};
 use crate::auth::Principal;
+use crate::base::ids::SessionKey;
 use crate::engine::bridge::Parked;
 use crate::engine::{Engine, Inbound};
 use crate::mcp::era::{Envelope, Refusal};
@@ -56,6 +57,9 @@ impl Offer {
 impl Engine {
     /// Makes a task of a call that runs. Returns what the request is answered, and has the task worked on.
     ///
+    /// While Redis is away the other instances would know nothing of the task but that it may exist: the client would ask
+    /// them for its end in vain. Then the call goes on as one, unless it must be a task.
+    ///
     /// # Errors
     /// Why there is no task, and the call, which runs on.
     pub(in crate::engine) async fn make_task_of(
@@ -65,6 +69,9 @@ impl Engine {
         params: Option<&RawValue>,
         parked: Parked,
     ) -> Result<Box<RawValue>, (RpcError, Parked)> {
+        if !offer.required && !self.store.is_seen_by_all(SessionKey::BROADCAST) {
+            return Err((refused("the other instances could not find the task now"), parked));
+        }
         let wanted = Wanted {
             tool: offer.tool.clone(),
             params: params.map_or_else(|| raw("{}".into()), ToOwned::to_owned),

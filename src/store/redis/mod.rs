@@ -346,6 +346,11 @@ impl Remote for Links {
         })
     }
 
+    fn is_alone(&self) -> bool {
+        let known = self.shared.instances.load();
+        !known.is_empty() && known.iter().all(|instance| instance.origin == self.me.origin)
+    }
+
     fn push_doc(&self, key: SessionKey, push: DocPush) -> Asked<'_, Merged> {
         let call = script::push_doc(&self.shared.keys.session(key), &push);
         Box::pin(async move {

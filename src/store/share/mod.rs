@@ -220,6 +220,13 @@ impl Store {
         self.sharing.get().map(|sharing| sharing.remote.state(sharing.remote.shard(key)))
     }
 
+    /// Whether every instance finds at once what is written of a session now: nothing is shared, the shared store takes it,
+    /// or there is no other instance.
+    #[must_use]
+    pub fn is_seen_by_all(&self, key: SessionKey) -> bool {
+        self.sharing.get().is_none_or(|sharing| sharing.is_up(key) || sharing.remote.is_alone())
+    }
+
     /// Whether what the shared store does not have is not there: it has lost nothing lately, and what was lost was offered
     /// again.
     pub(super) fn is_whole(&self) -> bool {

@@ -1,4 +1,5 @@
-//! Tasks whose instance died, and whose disk never comes back.
+//! Tasks of several instances: those whose instance died, and whose disk never comes back; and those that there are not
+//! while Redis is away.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +7,7 @@ use std::time::Duration;
 use outlast::base::seal::{hex, sha256};
 use serde_json::{Value, json};
 
-use super::until_mode;
+use super::{status, until_mode};
 use crate::redis::Redis;
 use crate::support::mcp::{claim, mirrors, post_on, request};
 use crate::support::server::Server;
@@ -203,4 +204,40 @@ async fn who_listens_on_another_instance_is_told_where_a_task_stands() {
         }
     }
     assert_eq!(statuses.first(), Some(&json!("working")), "{statuses:?}");
+}
+
+#[tokio::test]
+async fn a_call_becomes_no_task_while_other_instances_could_not_find_it() {
+    let (mut redis, a, b) = two().await;
+    redis.kill();
+    until_mode(&a, "degraded").await;
+    let alice = Client::of(&a, "alice");
+    let call = json!({ "name": "job", "arguments": { "n": 2_000, "message": "m" } });
+    let answer = alice.ask("tools/call", call).await;
+    assert_eq!(answer["result"]["resultType"], "complete", "{answer}");
+    assert!(answer["result"]["content"][0]["text"].as_str().unwrap().ends_with(": m"), "{answer}");
+    // What is a task or nothing is one all the same, and nobody says that it is lost.
+    let must = alice.begin("job_must", json!({ "n": 600_000 })).await;
+    assert_eq!(Client::of(&b, "alice").get(&must).await["status"], "working");
+    redis.restart();
+    until_mode(&a, "redis").await;
+    until_mode(&b, "redis").await;
+    let task = alice.begin("job", json!({ "n": 600_000 })).await;
+    assert_eq!(Client::of(&b, "alice").get(&task).await["status"], "working");
+}
+
+#[tokio::test]
+async fn an_instance_without_sisters_makes_tasks_while_redis_is_away() {
+    let mut redis = Redis::start();
+    let only = instance(&redis).await;
+    // Whether there are others is known once it has said that it is there.
+    until("the instance in the list", || async {
+        status(&only).await["redis"]["links"]["instances"].as_array().is_some_and(|known| known.len() == 1)
+    })
+    .await;
+    redis.kill();
+    until_mode(&only, "degraded").await;
+    let alice = Client::of(&only, "alice");
+    let task = alice.begin("job", json!({ "n": 2_000, "message": "m" })).await;
+    until_is(&alice, &task, "completed").await;
 }
