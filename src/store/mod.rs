@@ -25,6 +25,7 @@ mod locks;
 mod log;
 pub mod memory;
 pub mod payload;
+mod read;
 pub mod record;
 pub mod redis;
 mod redo;
@@ -54,14 +55,13 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use self::backup::Backups;
-use self::cache::{Life, Session};
 use self::commit::{CommitQueue, Work};
-use self::durable::{Durable, Table, Write};
+use self::durable::{Durable, Write};
 use self::keyring::Keyring;
 use self::locks::Locks;
 use self::payload::Sealer;
-use self::record::{Head, StoredStamp};
-use self::sessions::{Committed, Sessions, State};
+use self::read::{blocking, doc_of, head_of, read_session, reading, session_of};
+use self::sessions::Sessions;
 use self::share::Owed;
 use self::sled as database;
 use self::values::Values;
@@ -513,56 +513,6 @@ impl Store {
         .await
     }
 
-    fn lookup(&self, state: State) -> Lookup {
-        let now_ms = self.clock.now_ms();
-        match state {
-            Some(session) if session.is_over(now_ms) => Lookup::Unknown,
-            Some(session) if session.doc.ended().is_some() => Lookup::Terminated,
-            Some(session) => Lookup::Live(Arc::clone(&session.doc)),
-            None => Lookup::Unknown,
-        }
-    }
-
-    /// A session as the disk has it, from memory if it is there.
-    async fn committed(&self, key: SessionKey) -> Result<State, StoreError> {
-        if let Some(session) = self.sessions.cached(key) {
-            return Ok(Some(session));
-        }
-        loop {
-            match self.sessions.committed(key) {
-                Committed::Known(state) => return Ok(state),
-                Committed::Read(epoch) => {
-                    if let Some(state) = self.read(key, epoch).await?
-                        && self.sessions.settle(key, epoch, &state)
-                    {
-                        return Ok(state);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Reads a session from the disk. `None` when it was written meanwhile and cannot be made out: rows of a long value
-    /// that are read one by one may be of two versions. Try again then.
-    async fn read(&self, key: SessionKey, epoch: u64) -> Result<Option<State>, StoreError> {
-        let (settings, sealer) = (self.settings, self.sealer.clone());
-        match reading(&self.disk, move |disk| read_session(disk, &sealer, settings, key)).await {
-            Ok(state) => Ok(Some(state)),
-            Err(_) if !self.sessions.is_settled(key, epoch) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// A session without its values: for what is over.
-    async fn read_head(&self, key: SessionKey) -> Result<State, StoreError> {
-        let settings = self.settings;
-        reading(&self.disk, move |disk| {
-            let Some(head) = head_of(disk, key)? else { return Ok(None) };
-            Ok(Some(session_of(settings, &head, doc_of(&head))))
-        })
-        .await
-    }
-
     /// Makes changes on the commit thread, where `decide` sees everything that was written before. Resolves with what
     /// it found when the disk has them.
     async fn decide<T: Send + 'static>(
@@ -605,65 +555,8 @@ impl Store {
     }
 }
 
-fn head_of(disk: &dyn Durable, key: SessionKey) -> Result<Option<Head>, StoreError> {
-    disk.get(Table::Head, key.as_bytes())?.map(|stored| record::decode(&stored)).transpose()
-}
-
-fn doc_of(head: &Head) -> Doc {
-    let mut doc = Doc::new(&head.principal, head.deadline_ms, head.seen.0);
-    if let Some(StoredStamp(ended)) = head.ended {
-        doc.end(ended);
-    }
-    doc
-}
-
-fn session_of(settings: Settings, head: &Head, doc: Doc) -> Arc<Session> {
-    let life = Life::new(sweep::due_ms(settings, head), head.seen.0.ms());
-    Arc::new(Session { doc: Arc::new(doc), life, created_ms: head.created_ms })
-}
-
-/// A session as the disk has it.
-fn read_session(
-    disk: &dyn Durable,
-    sealer: &Sealer,
-    settings: Settings,
-    key: SessionKey,
-) -> Result<State, StoreError> {
-    let Some(head) = head_of(disk, key)? else { return Ok(None) };
-    let mut doc = doc_of(&head);
-    if head.ended.is_none() {
-        rows::read_fields(disk, sealer, key, |name, field| match name {
-            rows::REMOVED => doc.note_removed(field.stamp),
-            _ => {
-                doc.put(name, field.stamp, field.value);
-            }
-        })?;
-    }
-    Ok(Some(session_of(settings, &head, doc)))
-}
-
 impl From<Place> for OwnedSemaphorePermit {
     fn from(place: Place) -> Self {
         place.0
     }
-}
-
-/// Reads the disk, where it does not hold up others.
-async fn reading<T: Send + 'static>(
-    disk: &Arc<dyn Durable>,
-    read: impl FnOnce(&dyn Durable) -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    if !disk.blocks() {
-        return read(&**disk);
-    }
-    let disk = Arc::clone(disk);
-    blocking(move || read(&*disk)).await
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(StoreError::Io(format!("reading the disk failed: {error}"))))
 }

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::durable::Table;
 use super::*;
 use crate::base::clock::{Clock, ManualClock};
 use crate::state::log::{Cut, Entry, Kind, Log, StreamName};
