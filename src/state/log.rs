@@ -290,7 +290,9 @@ impl Log {
             let others_ms = if seen == 0 { position.seen.others_ms() } else { 0 };
             let left_away = others_ms > 0 && run.last_ms <= others_ms;
             if seen.saturating_add(1) < run.base {
-                let lost = seen < run.trimmed.up_to(stream) && !left_away;
+                let lost = seen < run.trimmed.up_to(stream)
+                    && !left_away
+                    && self.begun_ms(stream).is_none_or(|begun_ms| run.last_ms >= begun_ms);
                 seen = run.base - 1;
                 if lost {
                     // Told once: event ids from here on have seen it.
@@ -323,6 +325,13 @@ impl Log {
             position.scanned.advance(run.origin, seen);
         }
         gap
+    }
+
+    /// When a stream was begun, milliseconds since the epoch, if it is retained that it was: nothing that was said before was
+    /// said on it. The GET stream has no beginning.
+    fn begun_ms(&self, stream: StreamName) -> Option<u64> {
+        let all = self.runs.iter().flat_map(|run| &run.entries);
+        all.filter(|entry| entry.stream == stream && entry.kind == Kind::Open).map(|entry| entry.at_ms).min()
     }
 
     /// Puts the runs in the order in which they were begun, as far as clocks tell: a log that was read from a disk.

@@ -317,6 +317,14 @@ async fn what_was_cut_off_other_streams_before_a_crash_is_no_gap_of_this_one() {
     crash(&mut server).await;
     send_notes(&server, &session, 4..=5).await;
     assert_eq!(session.stream(get.last.as_deref()).await.numbers(2).await, [4, 5]);
+    // Nor of the stream of a call that was begun since.
+    let mut call = session.start(&json!(2), "emit", json!({"count": 6, "interval_ms": 50})).await;
+    let heard = numbers(&call.take(2).await);
+    assert_eq!(heard, [1, 2]);
+    let last = call.last.clone();
+    drop(call);
+    let rest = session.stream(last.as_deref()).await.rest().await;
+    assert_eq!(numbers(&rest), [3, 4, 5, 6]);
     assert_eq!(figure(&server, "gaps").await, 0);
 }
 
