@@ -97,10 +97,9 @@ impl Engine {
         let key = key.map(|key| (key, given.digest()));
         let mut hidden = secrets(settings, &doc);
         hidden.extend(given_secrets(&given, |name| settings.is_sensitive(name)));
-        let arguments = fill(&target, given, |name| value(settings, &doc, name));
+        let arguments = fill(&target, given, |name| value(settings, &doc, name).filter(|json| is_some(json)));
         let mut inputs = arguments.clone();
-        inputs.0.retain(|name, _| !settings.is_sensitive(name));
-        let mut not_kept = self.keep(&session, &doc, &inputs).await;
+        inputs.0.retain(|name, json| !settings.is_sensitive(name) && is_some(json));
 
         let (id, params) = request_of(&target.tool.name, &arguments, key.as_ref());
         let request = Request { id: &id, method: "tools/call".into(), params: Some(&params) };
@@ -113,15 +112,24 @@ impl Engine {
         };
         let whole = Accepts { json: true, sse: false };
         let reply = self.call_in_session(&session, &request, &inbound, whole).await;
-        let result = match outcome(&reply) {
-            Some(outcome) => outcome.map_err(|error| failed(error, &hidden))?,
-            None if session.is_ended() => return Err(Refused::NoSession),
-            None => return Err(Refused::Failed("the call was cancelled".into())),
+        let answer = match outcome(&reply) {
+            Some(Ok(result)) => match refused_arguments(result.get(), &hidden) {
+                Some(refused) => Err(refused),
+                None => Ok(result),
+            },
+            Some(Err(error)) => Err(failed(error, &hidden)),
+            None if session.is_ended() => Err(Refused::NoSession),
+            None => Err(Refused::Failed("the call was cancelled".into())),
         };
-        if let Some(refused) = refused_arguments(result.get(), &hidden) {
-            return Err(refused);
-        }
-        let kept = said(result.get()).map(|json| of_result(&json)).unwrap_or_default();
+        let mut not_kept = match &answer {
+            // They would be refused again in the next call, which they fill.
+            Err(Refused::Arguments(_)) => Vec::new(),
+            // What filled it is in the document of its beginning, and undoes nothing that others have kept since.
+            _ => self.keep(&session, &doc, &inputs).await,
+        };
+        let result = answer?;
+        let mut kept = said(result.get()).map(|json| of_result(&json)).unwrap_or_default();
+        kept.0.retain(|_, json| is_some(json));
         if !kept.0.is_empty()
             && let Ok(Lookup::Live(doc)) = self.store.load(session.claims.key).await
         {
@@ -170,6 +178,12 @@ impl Engine {
 fn given_secrets(values: &Values, is_sensitive: impl Fn(&str) -> bool) -> BTreeSet<String> {
     let sensitive = values.0.iter().filter(|(name, _)| is_sensitive(name));
     sensitive.filter_map(|(_, json)| serde_json::from_str(json).ok()).collect()
+}
+
+/// Whether a value says anything. `null` is what a tool says for want of one, and would be refused where it filled an
+/// argument that may not be null.
+fn is_some(json: &str) -> bool {
+    json != "null"
 }
 
 /// The arguments with those that the tool's schema names, the caller left away and the session has. The caller's own

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::super::Engine;
 use super::super::session::{Birth, Session};
 use super::alias::{Bound, stored_name};
@@ -113,14 +115,16 @@ impl Engine {
     }
 
     /// A session that is there is given to who has the credentials it was made with. One that came by MCP, without any,
-    /// takes those of the first who brings some.
+    /// takes those of the first who brings some. Where callers authenticate it is its principal's, who may bring others
+    /// when those have run out.
     async fn rejoin(
         self: &Arc<Self>,
         session: Arc<Session>,
         values: &Values,
         strict: bool,
     ) -> Result<Arc<Session>, Refused> {
-        let brought = fingerprint(&credentials(&self.rest.settings, values));
+        let settings = &self.rest.settings;
+        let brought = fingerprint(&credentials(settings, values));
         let foreign = || {
             Refused::Foreign(
                 "this session was made with other credentials: shut it down with /shutdown first, or choose another \
@@ -128,10 +132,13 @@ impl Engine {
                     .into(),
             )
         };
+        // To everybody's principal only the credentials tell callers apart.
+        let may_renew = !self.open_to_all && values.0.keys().any(|name| settings.is_sensitive(name));
         let key = session.claims.key;
         match self.store.load(key).await {
             Ok(Lookup::Live(doc)) => match doc.get(CREDENTIALS_FIELD) {
                 Some(held) if equal(held, &brought) => return Ok(session),
+                Some(_) if may_renew => return self.renew(session, values, strict, brought).await,
                 Some(_) => return Err(foreign()),
                 None => {}
             },
@@ -140,7 +147,7 @@ impl Engine {
         }
         self.validate(values, strict).await?;
         let mine = brought.clone();
-        let first = |held: Option<&bytes::Bytes>| held.is_none().then_some(mine);
+        let first = |held: Option<&Bytes>| held.is_none().then_some(mine);
         let taken = self.store.change(key, CREDENTIALS_FIELD, first).await;
         if taken.map_err(|error| refused(&error))?.is_none() {
             // Somebody was quicker.
@@ -154,8 +161,32 @@ impl Engine {
                 Err(error) => Err(refused(&error)),
             };
         }
-        let written = self.store.update(key, writes(&self.rest.settings, values)).await;
+        let written = self.store.update(key, writes(settings, values)).await;
         written.map_err(|error| refused(&error))?;
+        Ok(session)
+    }
+
+    /// A session gets other credentials, and the values that came with them. What it had of the earlier ones goes:
+    /// nobody has said that they are good together.
+    async fn renew(
+        &self,
+        session: Arc<Session>,
+        values: &Values,
+        strict: bool,
+        brought: Bytes,
+    ) -> Result<Arc<Session>, Refused> {
+        self.validate(values, strict).await?;
+        let settings = &self.rest.settings;
+        let mut earlier = Values::default();
+        for name in settings.sensitive.iter().filter(|name| !values.0.contains_key(*name)) {
+            earlier.0.insert(name.clone(), String::new());
+        }
+        let mut fields = writes(settings, values);
+        fields.extend(writes(settings, &earlier).into_iter().map(|(field, _)| (field, None)));
+        fields.push((CREDENTIALS_FIELD.to_owned(), Some(brought)));
+        let written = self.store.update(session.claims.key, fields).await;
+        written.map_err(|error| refused(&error))?;
+        tracing::debug!(session = %session.claims.key, "a session has other credentials");
         Ok(session)
     }
 

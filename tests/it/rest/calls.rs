@@ -83,6 +83,32 @@ async fn session_values_fill_what_the_caller_leaves_away_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn arguments_that_are_refused_and_nulls_are_not_kept() {
+    let server = server("").await;
+    init(&server, "s").await;
+    call(&server, "s", "names", json!({ "question": "first" })).await;
+    refused(&call(&server, "s", "generate_strategy", json!({ "question": "second" })).await, 400);
+    let next = call(&server, "s", "names", json!({})).await.json();
+    assert_eq!(next["result"]["question"], "first", "{next}");
+
+    // A result that is a success, with null in it.
+    let slept = call(&server, "s", "slow", json!({ "ms": null })).await.json();
+    assert_eq!(slept["result"], json!({ "status": "success", "slept": null }));
+    call(&server, "s", "names", json!({ "sourceId": null })).await;
+    assert_eq!(filled(&server, "s").await, ["apiUrl", "jwtToken", "question", "session_id"]);
+    let listed = server.admin_exchange("GET", "/admin/sessions", b"").await.json();
+    let key = listed["sessions"][0]["key"].as_str().unwrap().to_owned();
+    for (name, status) in [("question", 200), ("sourceId", 404), ("slept", 404), ("ms", 404)] {
+        let path = format!("/admin/sessions/{key}/values/bridge%2F{name}");
+        assert_eq!(server.admin_exchange("GET", &path, b"").await.status(), status, "{name}");
+    }
+    // One that came with the session fills nothing either.
+    let body = json!({ "session_id": "t", "question": null });
+    assert_eq!(post(&server, "/init", &[], &body).await.status(), 200);
+    assert_eq!(filled(&server, "t").await, ["session_id"]);
+}
+
+#[tokio::test]
 async fn what_is_sensitive_is_in_no_result() {
     let server = server("").await;
     init(&server, "s").await;

@@ -83,6 +83,30 @@ async fn the_same_session_comes_back_for_the_same_credentials_alone() {
 }
 
 #[tokio::test]
+async fn a_principal_goes_on_with_renewed_credentials() {
+    let server = server(TOKENS).await;
+    let made = post(&server, "/init", &[ALICE], &credentials("hers")).await.json();
+    let renewed = json!({ "session_id": "hers", "jwtToken": "new.jwt.token", "question": "later" });
+    refused(&post(&server, "/init", &[BOB], &renewed).await, 403);
+    let again = post(&server, "/init", &[ALICE], &renewed).await;
+    assert_eq!(again.status(), 200, "{}", again.text());
+    assert_eq!(again.json()["mcp_session_id"], made["mcp_session_id"]);
+    let names = json!({ "session_id": "hers", "name": "names" });
+    let told = post(&server, "/call-tool", &[ALICE], &names).await.json();
+    // What belonged to the earlier ones is not mixed with them.
+    assert_eq!(told["result"]["got"], json!(["jwtToken", "question", "session_id"]), "{told}");
+    assert_eq!(
+        (&told["result"]["reversed"], &told["result"]["question"]),
+        (&json!("nekot.twj.wen"), &json!("later"))
+    );
+    // None are no renewed ones.
+    let none = json!({ "session_id": "hers", "question": "now" });
+    assert!(refused(&post(&server, "/init", &[ALICE], &none).await, 403).contains("other credentials"));
+    let told = post(&server, "/call-tool", &[ALICE], &names).await.json();
+    assert_eq!(told["result"]["question"], "later", "{told}");
+}
+
+#[tokio::test]
 async fn another_principal_has_no_part_in_a_session() {
     let server = server(TOKENS).await;
     let answer = post(&server, "/init", &[ALICE], &credentials("hers")).await;

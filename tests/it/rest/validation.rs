@@ -10,6 +10,9 @@ use tokio::net::TcpListener;
 use super::{API, JWT, SANDSIV, credentials, post, refused, server};
 use crate::support::server::Server;
 
+const TOKEN: &str = "[[auth.tokens]]\nprincipal = \"alice\"\nsha256 = \"2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90\"";
+const ALICE: (&str, &str) = ("Authorization", "Bearer alice");
+
 /// An API that answers everything with this; what it was asked.
 struct Api {
     address: SocketAddr,
@@ -99,6 +102,25 @@ async fn credentials_are_good_when_the_api_says_so_and_nothing_is_made_otherwise
     let before = api.asked.lock().unwrap().len();
     assert_eq!(post(&server, "/init", &[], &credentials("a")).await.status(), 200);
     assert_eq!(api.asked.lock().unwrap().len(), before);
+}
+
+#[tokio::test]
+async fn renewed_credentials_are_asked_about_as_those_of_a_new_session() {
+    let api = Api::start().await;
+    let config = format!("{TOKEN}\n[bridge]\nvalidate_url = \"http://{}/validate\"", api.address);
+    let server = server(&config).await;
+    api.says(200, &json!({ "status": "success" }));
+    assert_eq!(post(&server, "/init", &[ALICE], &credentials("a")).await.status(), 200);
+    let renewed = json!({ "session_id": "a", "apiUrl": API, "jwtToken": "new.jwt.token" });
+    api.says(403, &json!({}));
+    refused(&post(&server, "/init", &[ALICE], &renewed).await, 401);
+    // The earlier ones are still there, and nobody has to be asked about them.
+    assert_eq!(post(&server, "/init", &[ALICE], &credentials("a")).await.status(), 200);
+    api.says(200, &json!({ "status": "success" }));
+    assert_eq!(post(&server, "/init", &[ALICE], &renewed).await.status(), 200);
+    api.says(403, &json!({}));
+    assert_eq!(post(&server, "/init", &[ALICE], &renewed).await.status(), 200);
+    refused(&post(&server, "/init", &[ALICE], &credentials("a")).await, 401);
 }
 
 #[tokio::test]
