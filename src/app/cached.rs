@@ -155,7 +155,23 @@ fn answer(operator: &mut Operator, command: &Cache) -> Result<(), Failure> {
         return print_bytes(&[&told[..], b"\n"].concat());
     }
     let told: Value = serde_json::from_slice(&told).context("the answer of the server is not JSON")?;
-    print(&command.shown(&told))
+    let note = match command {
+        Cache::Clear(Clear { of: Of { tool: Some(tool), .. }, .. })
+            if number(&told, "cleared") == 0 && lacks(operator, tool)? =>
+        {
+            format!("there is no tool {tool:?}: `outlast tools ls` lists them\n")
+        }
+        _ => String::new(),
+    };
+    print(&format!("{}{note}", command.shown(&told)))
+}
+
+/// Whether the server has no tool of this name.
+fn lacks(operator: &mut Operator, tool: &str) -> Result<bool, Failure> {
+    let mut request = Request::new(bytes::Bytes::new());
+    let path = format!("/admin/tools/{}", encode(tool));
+    *request.uri_mut() = path.parse().map_err(|error| Failure::Usage(format!("{path}: {error}")))?;
+    Ok(operator.ask(&request)?.status() == StatusCode::NOT_FOUND)
 }
 
 fn path(path: &str, query: &[String]) -> String {
