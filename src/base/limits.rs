@@ -110,6 +110,10 @@ pub const CHILD_CRASH_WINDOW: Duration = Duration::from_secs(60);
 pub const CHILD_PARK: Duration = Duration::from_secs(60);
 /// How long a call waits for one of `max_children` places.
 pub const CHILD_PLACE_WAIT: Duration = Duration::from_secs(5);
+/// See [`CHILD_PLACE_WAIT`]: how often it is looked whether a child may be ended for it.
+pub const CHILD_PLACE_LOOK: Duration = Duration::from_millis(250);
+/// A session's child that nobody has used for so long may be ended to make room for another one's.
+pub const CHILD_ROOM_IDLE: Duration = Duration::from_secs(10);
 /// How long a child's reader waits for a call whose client is behind. All calls of that child wait with it, so after
 /// this the messages, not the answer, of the slow one are dropped.
 pub const CHILD_RELAY_WAIT: Duration = Duration::from_secs(5);
@@ -371,6 +375,18 @@ pub const WOKEN: usize = 100_000;
 pub const WOKEN_AT_ONCE: usize = 64;
 /// Values that lost against a later write of another instance, kept for somebody to look at.
 pub const CONFLICTS_KEPT: usize = 1_000;
+/// Of these the operator is shown as many at a time, unless another number is asked for, and at most.
+pub const CONFLICTS_PAGE: (usize, usize) = (100, 1_000);
+/// And values of so many bytes together; one may be longer.
+pub const CONFLICTS_PAGE_BYTES: usize = 4 << 20;
+/// Values that were written without the shared store, of which it is remembered that others may not have seen them (about
+/// 150 bytes each).
+pub const AT_RISK: usize = 100_000;
+/// How long that is remembered after the shared store has such a value: instances that come back from the same outage have
+/// paid by then.
+pub const AT_RISK_KEPT: Duration = Duration::from_secs(600);
+/// How often those of before are looked for.
+pub const AT_RISK_SWEEP: Duration = Duration::from_secs(30);
 /// What the shared store did not understand, or what could not be read here, is not offered again before this long.
 pub const PAY_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
 /// Sessions per second that are healed when many owe something: at least, and at most. In between the pace follows how

@@ -43,6 +43,11 @@ impl Asks {
         self.waiting().contains_key(id)
     }
 
+    /// The questions that wait for answers.
+    pub(super) fn waiting_ids(&self) -> Vec<Box<str>> {
+        self.waiting().keys().cloned().collect()
+    }
+
     /// Hands an answer to the one who asked. False when nobody waits for it.
     pub(super) fn answer(&self, id: &str, outcome: Answer) -> bool {
         let waiter = self.waiting().remove(id);

@@ -176,6 +176,13 @@ impl Watch for Watcher {
         keys
     }
 
+    fn awaited(&self, key: SessionKey) -> Vec<String> {
+        let Some((_, session)) = self.session(key) else { return Vec::new() };
+        let answers = session.asks.waiting_ids().into_iter().map(|id| answer_name(&id));
+        let cancellations: Vec<String> = session.calls().keys().map(|id| cancel_name(id)).collect();
+        answers.chain(cancellations).collect()
+    }
+
     fn document(&self, key: SessionKey, doc: &Arc<Doc>) {
         if let Some((_, session)) = self.session(key) {
             session.learn(doc);

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 pub use self::command::{Act, CacheAct, Command, Filter, LockAct, Outcome, Which};
-use self::told::{content, no_value, refusal, refused, shown, ttl, value_told};
+use self::told::{conflict, content, no_value, refusal, refused, shown, ttl, value_told};
 use super::Engine;
 use super::rest::Refused;
 use super::session::Session;
@@ -53,6 +53,7 @@ impl Engine {
             Command::Lock { name, act } => self.lock(&name, act).await.map(Outcome::Told),
             Command::Publish { topic, message } => self.publish(&topic, message).await.map(Outcome::Told),
             Command::Locks => Ok(Outcome::Told(json!({ "locks": self.store.lock_counts() }))),
+            Command::Conflicts { after, limit } => self.conflicts(after, limit).await.map(Outcome::Told),
             Command::Cache(act) => Ok(Outcome::Told(self.cache(act))),
             Command::Servers => Ok(Outcome::Told(self.servers())),
             Command::Tools => Ok(Outcome::Told(self.tools_told().await)),
@@ -69,6 +70,13 @@ impl Engine {
                 })
             }
         }
+    }
+
+    async fn conflicts(&self, after: u64, limit: usize) -> Result<Value, Refusal> {
+        let (found, more) = self.store.conflicts(after, limit).await.map_err(refused)?;
+        let next = found.last().filter(|_| more).map(|last| last.number);
+        let conflicts: Vec<Value> = found.iter().map(conflict).collect();
+        Ok(json!({ "conflicts": conflicts, "next": next }))
     }
 
     fn cache(&self, act: CacheAct) -> Value {

@@ -1,6 +1,8 @@
 //! Several instances and one Redis: any instance serves any session, and none stops when Redis does.
 
+mod conflicts;
 mod locks;
+mod lost;
 mod tasks;
 mod topics;
 

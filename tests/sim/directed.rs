@@ -11,6 +11,7 @@ use outlast::config;
 use outlast::state::doc::Doc;
 use outlast::state::log::{Entry, Kind, StreamName};
 use outlast::state::result::{Outcome, Reported, TERMINAL};
+use outlast::store::share::Conflicted;
 use outlast::store::{Lookup, ResultId, Store};
 use tokio::sync::oneshot;
 
@@ -175,4 +176,85 @@ async fn the_log_of_an_ended_session_goes_and_nothing_late_brings_it_back() {
     bed.store(1).share(bed.key).await;
     assert!(bed.world.replay() > 0);
     assert_eq!(bed.world.log_length(bed.key), 0);
+}
+
+impl Bed {
+    async fn write(&self, at: usize, value: &'static str) {
+        let fields = vec![("a".to_owned(), Some(Bytes::from_static(value.as_bytes())))];
+        self.store(at).update(self.key, fields).await.unwrap();
+    }
+
+    /// This one reaches the shared store again, and pays and offers all that it has.
+    async fn mend(&self, at: usize) {
+        self.world.cut(u32::try_from(at).unwrap(), shard_of(self.key), false);
+        self.pass().await;
+        self.store(at).heal_some(10).await.unwrap();
+        self.store(at).audit_some(10).await.unwrap();
+        self.doc(at).await;
+    }
+
+    /// What lost, on each instance. It is noted by tasks of their own: they get some time.
+    async fn lost(&self) -> [Vec<Conflicted>; 2] {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut lost = [Vec::new(), Vec::new()];
+        for (at, lost) in lost.iter_mut().enumerate() {
+            let (found, more) = self.store(at).conflicts(0, 10).await.unwrap();
+            assert!(!more && found.len() as u64 == self.store(at).sharing_status().unwrap().conflicts);
+            assert!(found.iter().all(|it| it.session == self.key && it.field == "a"), "{found:?}");
+            lost.extend(found.into_iter().map(|it| it.lost));
+        }
+        lost
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_loses_is_noted_once_whoever_pays_first_and_whatever_was_lost() {
+    let shard = |bed: &Bed| shard_of(bed.key);
+    for (first, emptied) in [(0, false), (1, false), (0, true), (1, true)] {
+        let bed = Bed::two().await;
+        bed.write(0, "of both").await;
+        bed.doc(1).await;
+        (0..2).for_each(|number| bed.world.cut(number, shard(&bed), true));
+        bed.pass().await;
+        bed.write(0, "early").await;
+        bed.world.tick(250);
+        bed.write(1, "late").await;
+        if emptied {
+            bed.world.empty(shard(&bed), true);
+        }
+        for at in [first, 1 - first, first] {
+            bed.mend(at).await;
+        }
+        for at in 0..2 {
+            assert_eq!(bed.doc(at).await.get("a"), Some(&Bytes::from_static(b"late")), "instance {at}");
+        }
+        let lost = [vec![Conflicted::Value(Bytes::from_static(b"early"))], vec![]];
+        assert_eq!(bed.lost().await, lost, "first {first}, emptied {emptied}");
+        // Those who see what they replace lose nothing.
+        for (at, value) in [(0, "next"), (1, "after"), (0, "last")] {
+            bed.pass().await;
+            bed.doc(at).await;
+            bed.write(at, value).await;
+        }
+        for at in [0, 1, 0] {
+            bed.mend(at).await;
+        }
+        assert_eq!(bed.lost().await, lost, "first {first}, emptied {emptied}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_without_the_shared_store_and_then_seen_is_not_lost() {
+    let bed = Bed::two().await;
+    (0..2).for_each(|number| bed.world.cut(number, shard_of(bed.key), true));
+    bed.pass().await;
+    bed.write(0, "early").await;
+    for at in [0, 1] {
+        bed.mend(at).await;
+    }
+    assert_eq!(bed.doc(1).await.get("a"), Some(&Bytes::from_static(b"early")));
+    bed.write(1, "late").await;
+    bed.pass().await;
+    assert_eq!(bed.doc(0).await.get("a"), Some(&Bytes::from_static(b"late")));
+    assert_eq!(bed.lost().await, [vec![], vec![]]);
 }

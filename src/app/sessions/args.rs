@@ -77,6 +77,9 @@ pub(crate) enum Sessions {
     /// Take, renew or release a lock
     #[command(subcommand)]
     Lock(Lock),
+    /// List values that lost against a later write of another instance, which could not see them
+    #[command(disable_help_flag = true)]
+    Conflicts(Conflicts),
     /// Write a session to a file: its values, its log, its results. The file is not encrypted
     #[command(disable_help_flag = true)]
     Export(Export),
@@ -264,6 +267,12 @@ pub(crate) struct ReleaseLock {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Conflicts {
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Export {
     #[command(flatten)]
     pub(crate) which: Which,
@@ -300,6 +309,7 @@ impl Sessions {
             Self::Lock(Lock::Show(args)) => &args.place,
             Self::Lock(Lock::Renew(args)) => &args.place,
             Self::Lock(Lock::Release(args)) => &args.place,
+            Self::Conflicts(args) => &args.place,
             Self::Export(args) => &args.place,
             Self::Import(args) => &args.place,
         }

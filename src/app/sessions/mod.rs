@@ -142,6 +142,7 @@ impl Desk {
                 self.print(&told, show::ttl)
             }
             Sessions::Lock(lock) => self.lock(lock),
+            Sessions::Conflicts(_) => self.conflicts(),
             Sessions::Export(args) => self.export(args),
             Sessions::Import(args) => self.import(args),
         }
@@ -188,6 +189,26 @@ impl Desk {
             let _ = writeln!(io::stderr().lock(), "outlast: there may be more: --after {next}");
         }
         Ok(())
+    }
+
+    /// Prints page by page: the values may be long.
+    fn conflicts(&mut self) -> Result<(), Failure> {
+        let (mut after, mut first) = (0, true);
+        loop {
+            let told = self.ask(Method::GET, &format!("/admin/conflicts?after={after}")).told()?;
+            let rows = told.get("conflicts").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            match self.json {
+                true => print(&show::json_rows(rows, first))?,
+                false => print(&show::conflicts(rows, first))?,
+            }
+            first &= rows.is_empty();
+            match told.get("next").and_then(Value::as_u64) {
+                Some(next) => after = next,
+                None if self.json => return print(if first { "[]\n" } else { "\n]\n" }),
+                None if first => return print("no conflicts\n"),
+                None => return Ok(()),
+            }
+        }
     }
 
     fn get(&mut self, args: &Get) -> Result<(), Failure> {

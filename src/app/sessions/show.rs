@@ -137,6 +137,46 @@ pub(super) fn created(told: &Value) -> String {
     }
 }
 
+/// A page of values that lost; `first`: with its heading.
+pub(super) fn conflicts(rows: &[Value], first: bool) -> String {
+    let mut table = Table::new(&[
+        "NOTICED             ",
+        "KEY                   ",
+        "WRITTEN             ",
+        "BY      ",
+        "LOST TO ",
+        "NAME",
+        "VALUE",
+    ]);
+    for row in rows {
+        let lost_to = row.get("lost_to").cloned().unwrap_or_default();
+        let value = match (row.get("text").and_then(Value::as_str), text(row, "lost").as_str()) {
+            (Some(value), _) if value.chars().count() <= 60 => value.to_owned(),
+            (_, "removal") => "(a removal)".to_owned(),
+            (_, "sealed") => "(its key is gone)".to_owned(),
+            // Whole with --json.
+            _ => match row.get("bytes").and_then(Value::as_u64) {
+                Some(bytes) => format!("({})", size(bytes)),
+                None => "(not shown)".to_owned(),
+            },
+        };
+        table.row([
+            moment(number(row, "at_ms")),
+            text(row, "key"),
+            moment(number(row, "written_ms")),
+            text(row, "origin"),
+            text(&lost_to, "origin"),
+            text(row, "name"),
+            value,
+        ]);
+    }
+    let lines = table.lines("");
+    match (first, lines.split_once('\n')) {
+        (false, Some((_, rest))) => rest.to_owned(),
+        _ => lines,
+    }
+}
+
 /// What became of a value or a session.
 pub(super) fn change(told: &Value) -> String {
     match told.get("version") {

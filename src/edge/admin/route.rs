@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 
 use crate::base::ids::SessionKey;
 use crate::base::limits::{
-    ADMIN_BODY_BYTES, CACHED_SHOWN, FIELD_NAME_BYTES, IMPORT_BYTES, MAX_SESSION_ID_BYTES, SESSION_PAGE,
-    SESSIONS_PAGE, TAG_BYTES, TAKE_OVER_BODY_BYTES, TOOL_NAME_BYTES,
+    ADMIN_BODY_BYTES, CACHED_SHOWN, CONFLICTS_PAGE, FIELD_NAME_BYTES, IMPORT_BYTES, MAX_SESSION_ID_BYTES,
+    SESSION_PAGE, SESSIONS_PAGE, TAG_BYTES, TAKE_OVER_BODY_BYTES, TOOL_NAME_BYTES,
 };
 use crate::base::percent::decode;
 use crate::edge::http::Refusal;
@@ -122,7 +122,7 @@ enum LockVerb {
 }
 
 const PATHS: &str = "nothing is served at this path: there are /admin/status, /admin/broadcast, /admin/send, \
-                     /admin/publish, /admin/tail, /admin/sessions, /admin/locks, /admin/servers, /admin/tools, /admin/cache, /admin/keys/rotate and \
+                     /admin/publish, /admin/tail, /admin/sessions, /admin/locks, /admin/conflicts, /admin/servers, /admin/tools, /admin/cache, /admin/keys/rotate and \
                      /admin/flask/import";
 
 impl Route {
@@ -193,6 +193,16 @@ impl Route {
                 let which = which(&mut query)?;
                 Ok(Self::Command(Command::Cache(CacheAct::List { which, limit })))
             }
+            ["conflicts"] => {
+                only(method, "GET")?;
+                let mut query = Query::read(query, &["after", "limit"])?;
+                let after = query.take("after").map_or(Ok(0), |text| text.parse()).map_err(|_| {
+                    Refusal::bad_request("after: want a number, as `next` of the page before has it")
+                })?;
+                let (usual, most) = CONFLICTS_PAGE;
+                let limit = bounded(query.take("limit"), usual, most)?;
+                Ok(Self::Command(Command::Conflicts { after, limit }))
+            }
             ["servers"] => only(method, "GET").map(|()| Self::Command(Command::Servers)),
             ["tools"] => only(method, "GET").map(|()| Self::Command(Command::Tools)),
             ["tools", name, rest @ ..] => {
@@ -244,6 +254,7 @@ impl Route {
                 CacheAct::List { .. } => "cache_entries",
                 CacheAct::Clear { .. } => "cache_clear",
             },
+            Self::Command(Command::Conflicts { .. }) => "conflicts",
             Self::Command(Command::Servers) => "servers",
             Self::Command(Command::Tools) => "tools",
             Self::Command(Command::Tool { .. }) => "tool",

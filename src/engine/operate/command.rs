@@ -43,6 +43,13 @@ pub enum Command {
     },
     /// How many locks there are.
     Locks,
+    /// Values that lost against a later write of another instance, the oldest first.
+    Conflicts {
+        /// Those whose numbers are higher.
+        after: u64,
+        /// At most so many.
+        limit: usize,
+    },
     /// Something of the cache of results.
     Cache(CacheAct),
     /// How the hosted servers are.

@@ -2,12 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::SHOWN_PREFIX;
+use super::{SHOWN_PREFIX, VALUE_PREFIX};
 use crate::base::ids::SessionKey;
 use crate::mcp::era::Refusal;
 use crate::rpc::error::{INTERNAL, INVALID_REQUEST, RpcError};
 use crate::state::doc::Doc;
 use crate::state::lock::Scope;
+use crate::store::share::{Conflict, Conflicted};
 use crate::store::{self, ImportError, StoreError};
 
 pub(super) fn value_told(key: SessionKey, name: &str, doc: &Doc) -> Value {
@@ -37,6 +38,30 @@ pub(super) fn content(value: &[u8]) -> Map<String, Value> {
     };
     let bytes = ("bytes".to_owned(), Value::from(value.len()));
     Map::from_iter([bytes, (name.to_owned(), Value::from(text))])
+}
+
+/// A value that lost. What is a client's secret is not shown here either.
+pub(super) fn conflict(conflict: &Conflict) -> Value {
+    let Conflict { number, session, field, stamp, lost_to, at_ms, lost } = conflict;
+    let own = field.strip_prefix(VALUE_PREFIX);
+    let mut told = json!({
+        "number": number, "key": session.to_string(), "name": own.unwrap_or(field), "at_ms": at_ms,
+        "stamp": stamp.to_string(), "written_ms": stamp.ms(), "origin": stamp.origin().to_string(),
+        "lost_to": {
+            "stamp": lost_to.to_string(), "written_ms": lost_to.ms(), "origin": lost_to.origin().to_string(),
+        },
+        "lost": match lost {
+            Conflicted::Value(_) => "value",
+            Conflicted::Removal => "removal",
+            Conflicted::Sealed => "sealed",
+        },
+    });
+    if let (Some(object), Conflicted::Value(value)) = (told.as_object_mut(), lost)
+        && (own.is_some() || field.starts_with(SHOWN_PREFIX))
+    {
+        object.extend(content(value));
+    }
+    told
 }
 
 pub(super) fn no_value(key: SessionKey, name: &str) -> Refusal {
@@ -87,6 +112,32 @@ mod tests {
     fn a_value_is_told_exactly() {
         assert_eq!(Value::Object(content(b"a\n")), json!({ "bytes": 2, "text": "a\n" }));
         assert_eq!(Value::Object(content(b"\xff\x00")), json!({ "bytes": 2, "base64": "/wA=" }));
+    }
+
+    #[test]
+    fn of_a_value_that_lost_what_is_secret_is_only_named() {
+        use crate::state::stamp::Stamp;
+        let stamp = |text| Stamp::parse(text).unwrap();
+        let told = |field: &str, lost| {
+            conflict(&Conflict {
+                number: 7,
+                session: SessionKey::from_bytes([1; 16]),
+                field: field.to_owned(),
+                stamp: stamp("0000000000010000000000000a"),
+                lost_to: stamp("0000000000020000000000000b"),
+                at_ms: 3,
+                lost,
+            })
+        };
+        let value = || Conflicted::Value("x".into());
+        let of_tool = told("v:a", value());
+        assert_eq!((&of_tool["name"], &of_tool["text"]), (&json!("a"), &json!("x")));
+        assert_eq!((&of_tool["written_ms"], &of_tool["lost_to"]["origin"]), (&json!(1), &json!("0000000b")));
+        assert_eq!(told("session.a", value())["text"], "x");
+        let secret = told("handle.a", value());
+        assert_eq!((&secret["name"], &secret["lost"]), (&json!("handle.a"), &json!("value")));
+        assert!(secret.get("text").is_none() && secret.get("bytes").is_none(), "{secret}");
+        assert_eq!(told("v:a", Conflicted::Removal)["lost"], "removal");
     }
 
     #[test]

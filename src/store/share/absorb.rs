@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
+use super::conflicts::Losses;
 use super::{Owed, OwedDoc};
 use crate::base::ids::SessionKey;
 use crate::state::doc::Doc;
@@ -41,11 +42,21 @@ impl Store {
             }
         };
         let watched = held.is_some();
-        let state = self.write(key, place, |current| self.plan_absorb(key, copy, &current)).await?;
+        let mut losses = Losses::new(self.sharing.get().cloned(), key, self.origin);
+        let written =
+            self.write(key, place, |current| self.plan_absorb(key, copy, &current, &mut losses)).await;
+        if written.is_err() {
+            losses.none();
+        }
+        drop(losses);
+        let state = written?;
         if watched && let Some(sharing) = self.sharing.get() {
             sharing.woken.absorbed(key, state.as_ref());
         }
         if state.as_ref().is_some_and(|state| state.doc.ended().is_some()) {
+            if let Some(sharing) = self.sharing.get() {
+                sharing.conflicts.at_risk.forget(key);
+            }
             // Boxed: it asks for locks of all instances to be let go.
             Box::pin(self.release_locks_of(key)).await?;
         }
@@ -77,7 +88,13 @@ impl Store {
         self.owe_again(key, owed);
     }
 
-    fn plan_absorb(&self, key: SessionKey, copy: Doc, current: &State) -> Result<Plan<State>, StoreError> {
+    fn plan_absorb(
+        &self,
+        key: SessionKey,
+        copy: Doc,
+        current: &State,
+        losses: &mut Losses,
+    ) -> Result<Plan<State>, StoreError> {
         let now_ms = self.clock.now_ms();
         let as_state = |plan: Plan<()>| {
             let Plan { next, work, newest_ms, owes, .. } = plan;
@@ -102,6 +119,9 @@ impl Store {
         for (name, field) in doc.stamped() {
             let old = standing.and_then(|held| held.doc.field(name));
             if old != Some(field) {
+                if let Some(old) = old {
+                    losses.replaced(name, old, field);
+                }
                 rows::put_field(&self.sealer, key, name, field, old, &mut writes)?;
             }
         }

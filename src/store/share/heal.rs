@@ -122,6 +122,7 @@ impl Store {
                 rest = STEP;
                 continue;
             }
+            self.agree_again(sharing).await;
             let result = async {
                 let paid = self.heal_some(step).await?;
                 let audits = match sharing.pace.urgent.load(Ordering::Acquire) {
@@ -154,6 +155,19 @@ impl Store {
             tracing::error!(why, "nothing is shared with other instances");
             *sharing.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
             tokio::time::sleep(DISAGREE_PAUSE).await;
+        }
+    }
+
+    /// Says again what was agreed on, if the shared store may have lost it: an instance that comes anew would make keys of
+    /// its own, and know no session of the others. Sharing goes on meanwhile, unless somebody has said something else.
+    async fn agree_again(&self, sharing: &Sharing) {
+        if sharing.remote.state(Shard(0)) != LinkState::Up || !sharing.unsure.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        match self.confirm(sharing).await {
+            Ok(()) => {}
+            Err(Disagreement::Away) => sharing.unsure.store(true, Ordering::Release),
+            Err(Disagreement::Keys(_)) => sharing.agreed.store(false, Ordering::Release),
         }
     }
 
@@ -246,6 +260,7 @@ impl Store {
         if pace.wanted.swap(false, Ordering::AcqRel) || (due && !pace.auditing.load(Ordering::Acquire)) {
             pace.set_cursor(Vec::new());
             pace.auditing.store(true, Ordering::Release);
+            sharing.unsure.store(true, Ordering::Release);
             if !self.offer(sharing, SessionKey::BROADCAST).await {
                 pace.wanted.store(true, Ordering::Release);
                 return Ok(());

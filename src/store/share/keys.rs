@@ -91,15 +91,21 @@ impl Store {
         if sharing.agreed.load(Ordering::Acquire) {
             return Ok(());
         }
-        if self.keyring.is_some() {
-            self.agree_on_keys(sharing).await?;
-        }
+        self.confirm(sharing).await?;
         *sharing.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
         sharing.agreed.store(true, Ordering::Release);
         sharing.woken.all();
         sharing.values.wake();
         sharing.pace.audit();
         Ok(())
+    }
+
+    /// Says what keys there are, where sisters look for them, and hears what they say.
+    pub(super) async fn confirm(&self, sharing: &Sharing) -> Result<(), Disagreement> {
+        match self.keyring {
+            Some(_) => self.agree_on_keys(sharing).await,
+            None => Ok(()),
+        }
     }
 
     async fn agree_on_keys(&self, sharing: &Sharing) -> Result<(), Disagreement> {

@@ -15,14 +15,16 @@ mod keys;
 mod logs;
 mod pay;
 mod results;
+mod risk;
 mod wake;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 pub use self::cached::VoidMark;
-pub use self::conflicts::Conflict;
 use self::conflicts::Conflicts;
+pub use self::conflicts::{Conflict, Conflicted};
 use self::debts::Pledge;
 pub(super) use self::debts::{Owed, OwedDoc};
 use self::form::Form;
@@ -35,10 +37,10 @@ use self::wake::Woken;
 use super::commit::Work;
 use super::durable::{Table, Write};
 use super::remote::{Event, LinkState, Remote, Shard};
-use super::sessions::State;
+use super::sessions::{Sessions, State};
 use super::{Store, StoreError, reading, rows};
 use crate::base::clock::millis;
-use crate::base::ids::SessionKey;
+use crate::base::ids::{Origin, SessionKey};
 use crate::base::limits::RESEED_GRACE;
 
 /// Epochs of shards are kept in so many places: two shards may share one, which costs a look too many.
@@ -64,6 +66,8 @@ pub(super) struct Sharing {
     counts: Counts,
     /// This instance and its sisters have the same keys: before that nothing is shared.
     agreed: AtomicBool,
+    /// The shared store may have lost what was agreed on: it is said there again.
+    unsure: AtomicBool,
     asked_keys: keys::Asked,
     /// The number of the last announcement of this process start. Held while one is made: they come in order.
     announced: tokio::sync::Mutex<u64>,
@@ -118,13 +122,31 @@ pub(super) struct Pledged {
     sharing: Arc<Sharing>,
     key: SessionKey,
     pledge: Option<Pledge>,
+    /// The fields that the write writes, of whichever process they are.
+    names: BTreeSet<Arc<str>>,
+    sessions: Arc<Sessions>,
+    origin: Origin,
 }
 
 impl Pledged {
     /// The write is over, and the disk has it or not. Returns the number of the debt, which can be paid from now on.
     pub(super) fn arrived(mut self, written: bool) -> u64 {
         let pledge = self.pledge.take();
+        if written {
+            self.mark();
+        }
         pledge.map_or(0, |pledge| self.sharing.debts.arrived(self.key, pledge, written))
+    }
+
+    /// Before the debt can be paid: what is paid is at risk no more.
+    fn mark(&mut self) {
+        // Just written, so it is there.
+        let Some(session) = self.sessions.cached(self.key).filter(|_| !self.names.is_empty()) else { return };
+        let fields = std::mem::take(&mut self.names).into_iter().filter_map(|name| {
+            let stamp = session.doc.field(&name)?.stamp;
+            (stamp.origin() == self.origin).then_some((name, stamp))
+        });
+        self.sharing.conflicts.at_risk.wrote(self.key, fields, !self.sharing.is_up(self.key));
     }
 }
 
@@ -178,6 +200,7 @@ impl Store {
             values: cached::SharedValues::default(),
             counts: Counts::default(),
             agreed: AtomicBool::new(false),
+            unsure: AtomicBool::new(false),
             asked_keys: keys::Asked::default(),
             announced: tokio::sync::Mutex::new(0),
             relayed: tokio::sync::Mutex::new(0),
@@ -283,6 +306,10 @@ impl Store {
         if owes.is_nothing() {
             return None;
         }
+        let names = match &owes.doc {
+            OwedDoc::Fields(names) => names.clone(),
+            OwedDoc::Nothing | OwedDoc::All => BTreeSet::new(),
+        };
         let pledge = sharing.debts.pledge(key, owes);
         if pledge.row {
             let row = Write::Put(Table::Dirty, key.as_bytes().to_vec(), Vec::new());
@@ -298,7 +325,14 @@ impl Store {
                 })),
             };
         }
-        Some(Pledged { sharing: Arc::clone(sharing), key, pledge: Some(pledge) })
+        Some(Pledged {
+            sharing: Arc::clone(sharing),
+            key,
+            pledge: Some(pledge),
+            names,
+            sessions: Arc::clone(&self.sessions),
+            origin: self.origin,
+        })
     }
 
     /// Sees to it that what is held of a session is what any instance made of it, as far as it can be known now.
@@ -440,6 +474,7 @@ impl Store {
                     "the shared store has lost something or was replaced: what is held here is offered again"
                 );
                 sharing.place(shard).fetch_add(1, Ordering::AcqRel);
+                sharing.unsure.store(true, Ordering::Release);
                 sharing.woken.all();
                 sharing.lost_ms.store(self.clock.monotonic_ms().max(1), Ordering::Relaxed);
                 sharing.values.lapsed();

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::debts::Due;
 use super::form::Form;
+use super::risk::Paid;
 use super::{Owed, OwedDoc, Sharing};
 use crate::base::ids::SessionKey;
 use crate::base::limits::{PAY_AGAIN, PAY_AT_MOST, PUSH_BYTES, PUSH_FIELDS};
@@ -57,7 +58,12 @@ impl Paying<'_> {
     }
 
     fn later(mut self, not_before_ms: u64) {
+        self.unpaid(not_before_ms);
+    }
+
+    fn unpaid(&mut self, not_before_ms: u64) {
         if let Some(owed) = self.owed.take() {
+            self.sharing.conflicts.at_risk.unpaid(self.key);
             self.sharing.debts.settle(self.key, Err((owed, not_before_ms)));
         }
     }
@@ -65,9 +71,7 @@ impl Paying<'_> {
 
 impl Drop for Paying<'_> {
     fn drop(&mut self) {
-        if let Some(owed) = self.owed.take() {
-            self.sharing.debts.settle(self.key, Err((owed, 0)));
-        }
+        self.unpaid(0);
     }
 }
 
@@ -181,9 +185,13 @@ impl Store {
             self.clock.now_ms().saturating_add(self.settings.keep_ms)
         } else {
             // Its time was over and nobody else needs to know what it owed.
-            let Some(session) = self.committed(key).await.map_err(here)? else { return Ok(()) };
+            let Some(session) = self.committed(key).await.map_err(here)? else {
+                sharing.conflicts.at_risk.forget(key);
+                return Ok(());
+            };
             self.push_session(sharing, key, &session, &owed.doc).await?;
             if session.doc.ended().is_some() {
+                sharing.conflicts.at_risk.forget(key);
                 // After the end itself: who reads the log finds that it has ended.
                 return Ok(sharing.remote.end_log(key, session.doc.deadline_ms()).await?);
             }
@@ -238,7 +246,7 @@ impl Store {
         for field in names.iter().filter_map(|name| doc.field(name).map(|field| (name, field))) {
             let form = sharing.form.field(key, field.0, field.1).map_err(here)?;
             if fields.len() >= PUSH_FIELDS || (bytes > 0 && bytes + form.value.len() > PUSH_BYTES) {
-                self.push_fields(sharing, key, doc, owed, std::mem::take(&mut fields)).await?;
+                self.push_fields(sharing, key, doc, std::mem::take(&mut fields)).await?;
                 bytes = 0;
             }
             bytes += form.value.len();
@@ -246,7 +254,7 @@ impl Store {
         }
         match fields.is_empty() {
             true => Ok(()),
-            false => self.push_fields(sharing, key, doc, owed, fields).await,
+            false => self.push_fields(sharing, key, doc, fields).await,
         }
     }
 
@@ -255,7 +263,6 @@ impl Store {
         sharing: &Sharing,
         key: SessionKey,
         doc: &Doc,
-        owed: &OwedDoc,
         fields: Vec<SharedField>,
     ) -> Result<(), Unpaid> {
         let push = DocPush {
@@ -264,6 +271,8 @@ impl Store {
             deadline_ms: doc.deadline_ms(),
         };
         let begun = Instant::now();
+        // Nobody has seen what is paid before this moment.
+        let paid = Paid { seen_ms: self.shared_clock_ms(), now_ms: self.clock.monotonic_ms() };
         let merged = sharing.remote.push_doc(key, push).await;
         sharing.pace.saw(begun.elapsed());
         let merged = merged?;
@@ -272,19 +281,12 @@ impl Store {
             Ok(None) => return Ok(()),
             Err(error) => return Err(Unpaid::Here(error.to_string())),
         };
-        if let (OwedDoc::Fields(_), None) = (owed, copy.ended()) {
-            for offered in &fields {
-                let lost_to = copy.field(&offered.name).filter(|stands| stands.stamp > offered.stamp);
-                // Written here again meanwhile: then it is the next write that tells.
-                let held = doc.field(&offered.name).filter(|held| held.stamp == offered.stamp);
-                if let (Some(stands), Some(held)) = (lost_to, held)
-                    && stands.stamp.origin() != held.stamp.origin()
-                    && stands.value != held.value
-                {
-                    self.note_conflict(key, &offered.name, held, stands.stamp).await;
-                }
-            }
-        }
+        // What stands in the place of the others is taken in, which notes what is lost by that.
+        let taken = fields.iter().filter_map(|offered| {
+            let stands = copy.field(&offered.name)?;
+            (stands.stamp == offered.stamp).then_some((&*offered.name, offered.stamp))
+        });
+        sharing.conflicts.at_risk.paid(key, taken, paid);
         self.absorb(key, copy).await.map(drop).map_err(|error| Unpaid::Here(error.to_string()))
     }
 
@@ -293,6 +295,15 @@ impl Store {
         sharing.counts.restamped.fetch_add(1, Ordering::Relaxed);
         tracing::error!(session = %key, shared_clock_ms = now_ms, own_clock_ms = self.clock.now_ms(),
             "this machine's clock is ahead of the shared store's: set it right; what was written is stamped anew");
-        self.restamp_from(key, now_ms).await
+        self.restamp_from(key, now_ms).await?;
+        if let Some(session) = self.committed(key).await? {
+            sharing.conflicts.at_risk.restamped(key, &session.doc, self.origin);
+        }
+        Ok(())
+    }
+
+    /// Now, on the clock that gives stamps.
+    fn shared_clock_ms(&self) -> u64 {
+        self.clock.now_ms().saturating_add_signed(self.offset_ms.load(Ordering::Relaxed))
     }
 }

@@ -24,6 +24,11 @@ pub trait Watch: Send + Sync {
     /// All that it holds.
     fn watched(&self) -> Vec<SessionKey>;
 
+    /// The results of a session that something here waits for: what was reported of them may have been missed.
+    fn awaited(&self, _key: SessionKey) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Its document is another one now.
     fn document(&self, key: SessionKey, doc: &Arc<Doc>);
 
@@ -91,7 +96,12 @@ impl Woken {
     pub(super) fn all(&self) {
         let Some(watch) = self.watch.get() else { return };
         let keys = watch.watched();
+        let awaited: Vec<Look> = keys
+            .iter()
+            .flat_map(|key| watch.awaited(*key).into_iter().map(|name| Look::Result(*key, name)))
+            .collect();
         let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        looks.extend(awaited);
         for key in keys {
             looks.insert(Look::Log(key));
             if ![SessionKey::BROADCAST, SessionKey::CHANGES, SessionKey::TOPICS].contains(&key) {
@@ -143,6 +153,11 @@ impl Woken {
                 None => watch.document(key, &session.doc),
             }
         }
+    }
+
+    /// Something could not be looked at: it is with the next news.
+    fn put_back(&self, look: Look) {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner).insert(look);
     }
 
     fn take(&self) -> Vec<Look> {
@@ -218,7 +233,8 @@ impl Store {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::debug!(session = %key, name, %error, "a shared result is not looked at now")
+                    tracing::debug!(session = %key, name, %error, "a shared result is not looked at now");
+                    sharing.woken.put_back(Look::Result(key, name));
                 }
             },
         }
