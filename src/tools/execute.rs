@@ -49,7 +49,8 @@ use crate::rpc::error::RpcError;
 /// How a call ends.
 pub(crate) type Outcome = Result<Box<RawValue>, RpcError>;
 
-type Lines = HashMap<(String, Arc<str>), Weak<Line>>;
+/// By a host's name, and its own name of a tool.
+type ByTool<T> = HashMap<(String, Arc<str>), Weak<T>>;
 
 /// What the calls of one instance have in common.
 pub(crate) struct Execution {
@@ -58,8 +59,9 @@ pub(crate) struct Execution {
     principals: Principals,
     joins: Joins,
     /// Places of tools, by server and own name. They outlast the lists: a tool that is listed anew has the same.
-    lines: Mutex<Lines>,
-    backends: Mutex<HashMap<String, Weak<Backend>>>,
+    lines: Mutex<ByTool<Line>>,
+    /// Breakers of tools whose children everybody shares.
+    backends: Mutex<ByTool<Backend>>,
 }
 
 impl Execution {
@@ -116,11 +118,13 @@ impl Execution {
         }
         let mut backends = self.backends.lock().unwrap_or_else(PoisonError::into_inner);
         backends.retain(|_, backend| backend.strong_count() > 0);
-        let known = backends.get(tool.host.name()).and_then(Weak::upgrade);
+        // One tool that takes too long says nothing of the others.
+        let key = (tool.host.name().to_owned(), Arc::clone(&tool.host_tool));
+        let known = backends.get(&key).and_then(Weak::upgrade);
         // One that took the place of another of the same name is another backend.
         let known = known.filter(|backend| backend.is_of(&tool.host));
-        let backend = known.unwrap_or_else(|| Backend::new(&tool.host));
-        backends.insert(tool.host.name().to_owned(), Arc::downgrade(&backend));
+        let backend = known.unwrap_or_else(|| Backend::new(&tool.host, &tool.host_tool));
+        backends.insert(key, Arc::downgrade(&backend));
         Some(backend)
     }
 }

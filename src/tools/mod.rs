@@ -186,7 +186,7 @@ pub trait Host: Send + Sync + 'static {
         true
     }
 
-    /// Whether it leaves a backend that does not answer alone by itself.
+    /// Whether it looks after what does not answer by itself, so that its tools need no breaker.
     fn has_own_breaker(&self) -> bool {
         false
     }

@@ -23,7 +23,8 @@ use crate::support::until;
 fn place(tools: &str, server: &str) -> Arc<TempDir> {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let mut config = format!("[tools]\ncode = false\n{tools}\n[servers.fix]\ncommand = {:?}\n", fixture());
-    writeln!(config, "args = [\"--execute\"]\nlifetime = \"pool\"\n{server}").unwrap();
+    let lifetime = if server.contains("lifetime = ") { "" } else { "lifetime = \"pool\"" };
+    writeln!(config, "args = [\"--execute\"]\n{lifetime}\n{server}").unwrap();
     std::fs::write(dir.path().join("config.toml"), config).unwrap();
     dir
 }

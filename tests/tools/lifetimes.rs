@@ -122,6 +122,23 @@ async fn no_more_children_than_allowed_and_a_clear_error_for_the_next() {
 }
 
 #[tokio::test]
+async fn a_session_that_has_been_idle_longest_makes_room_for_another_one() {
+    let mut settings = fixture(Lifetime::Session, &[]);
+    settings.max_children = 2;
+    let host = host(&settings);
+    let [a, b, c] = ["a", "b", "c"].map(session);
+    let first = pid_in(&host, &a).await;
+    let second = pid_in(&host, &b).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(pid_in(&host, &b).await, second);
+    // It waits for its place until the other one has been idle for long enough.
+    pid_in(&host, &c).await;
+    until("it is ended", || is_reaped(first)).await;
+    assert_eq!(pid_in(&host, &b).await, second);
+    host.close().await;
+}
+
+#[tokio::test]
 async fn calls_of_one_session_at_once_start_one_child() {
     let host = host(&fixture(Lifetime::Session, &[]));
     let a = session("a");

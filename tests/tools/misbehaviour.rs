@@ -195,3 +195,58 @@ async fn a_session_that_crashes_its_child_again_and_again_parks_itself_only() {
     assert_eq!(text(&result), "fine");
     host.close().await;
 }
+
+fn stop(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+}
+
+#[tokio::test]
+async fn a_child_that_hangs_is_avoided_at_once_and_ended_soon() {
+    let mut settings = fixture(Lifetime::Pool, &[]);
+    (settings.pool_size, settings.call_timeout_seconds, settings.start_timeout_seconds) = (2, 1, 2);
+    let host = host(&settings);
+    let hung = pid(&*host).await;
+    stop(hung);
+    let result = run(&*host, "echo", r#"{"message":"x"}"#).await;
+    assert!(failure(&result).contains("gave no answer"), "{result}");
+    for _ in 0..5 {
+        assert_ne!(pid(&*host).await, hung);
+    }
+    until("it is ended", || host.status().died == 1).await;
+    assert!(host.status().last_death.unwrap().contains("it did not answer any more"));
+    echoes(&*host).await;
+    host.close().await;
+}
+
+#[tokio::test]
+async fn a_child_that_is_only_busy_with_a_call_that_was_given_up_stays() {
+    let mut settings = fixture(Lifetime::Pool, &[]);
+    (settings.call_timeout_seconds, settings.start_timeout_seconds) = (1, 1);
+    let host = host(&settings);
+    let busy = pid(&*host).await;
+    let result = run(&*host, "never", "{}").await;
+    assert!(failure(&result).contains("gave no answer"), "{result}");
+    // Longer than it is waited for: it has answered the ping.
+    tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+    assert_eq!((pid(&*host).await, host.status().died), (busy, 0));
+    host.close().await;
+}
+
+#[tokio::test]
+async fn a_sessions_child_that_hangs_is_replaced() {
+    let mut settings = fixture(Lifetime::Session, &[]);
+    (settings.call_timeout_seconds, settings.start_timeout_seconds) = (1, 2);
+    let host = host(&settings);
+    let a = session("a");
+    let pid = async || -> u32 {
+        text(&run_for(&*host, "pid", call("pid", "{}", &Arc::default()).of(&a)).await).parse().unwrap()
+    };
+    let hung = pid().await;
+    stop(hung);
+    let late = run_for(&*host, "echo", call("echo", "{}", &Arc::default()).of(&a)).await;
+    assert!(failure(&late).contains("gave no answer"), "{late}");
+    until("it is ended", || !crate::support::runs(hung)).await;
+    assert_ne!(pid().await, hung);
+    host.close().await;
+}

@@ -18,7 +18,7 @@ use crate::rpc::error::{METHOD_NOT_FOUND, RpcError};
 use crate::rpc::message::quote;
 use crate::tools::catalog::{Features, Listed, Offers};
 use crate::tools::hosted::changes::{Ears, ListCounts, News, Wanted};
-use crate::tools::hosted::greeting::{About, Greeting, initialize};
+use crate::tools::hosted::greeting::{About, EVERYTHING, Greeting, initialize};
 use crate::tools::hosted::listing::{Pages, described, named};
 use crate::tools::hosted::params::Errand;
 use crate::tools::{Call, LogLevel, Tool};
@@ -79,7 +79,7 @@ impl Live {
             Owner::Session => watch::channel(ListCounts::default()).0,
         };
         let ears = Ears { lists: lists.clone(), news: Arc::clone(&start.news), wanted: Arc::clone(wanted) };
-        let pipe = Pipe::open(Arc::clone(&server), owner, pipes, process.watch(), ears);
+        let pipe = Pipe::open(Arc::clone(&server), owner, pipes, process.watch(), ears, start.within * 2);
         let features = Features::default();
         let mut live = Self {
             process,
@@ -113,7 +113,10 @@ impl Live {
             // Many servers ask for the roots as soon as they are initialized. Here nobody is there to be asked: what
             // comes before the answer is refused, instead of being taken for a question of the first call. A server
             // that does not answer is served all the same.
-            let _ = live.pipe.request("ping", "{}", CHILD_FIRST_PING.min(start.within)).await;
+            let pinged = live.pipe.request("ping", "{}", CHILD_FIRST_PING.min(start.within)).await;
+            if matches!(pinged, Err(Failure::TimedOut)) {
+                live.pipe.ignores_pings();
+            }
         }
         let about = greeting.about();
         tracing::debug!(
@@ -124,8 +127,18 @@ impl Live {
             version = about.version,
             "child started"
         );
-        if start.about.load().as_deref() != Some(&about) {
-            start.about.store(Some(Arc::new(about)));
+        let about = Arc::new(about);
+        let before = start.about.swap(Some(Arc::clone(&about)));
+        let another =
+            before.is_some_and(|before| (&before.name, &before.version) != (&about.name, &about.version));
+        // One that is started to be asked for its lists does not count: a server that is another one at each start
+        // would be asked for ever.
+        if another && (owner == Owner::Shared || capabilities != EVERYTHING) {
+            start.lists.send_modify(|counts| {
+                counts.tools += 1;
+                counts.prompts += 1;
+                counts.resources += 1;
+            });
         }
         Ok(live)
     }
@@ -261,6 +274,11 @@ impl Live {
         if let (Some(level), true) = (wanted, changed) {
             self.pipe.tell("logging/setLevel", &format!("{{\"level\":\"{}\"}}", level.name())).await;
         }
+    }
+
+    /// Whether a call was given up and nothing came from it since.
+    pub(super) fn is_silent(&self) -> bool {
+        self.pipe.is_silent()
     }
 
     /// How it died, once it has.

@@ -302,6 +302,11 @@ impl Host for ChildHost {
         Some(Self::status(self))
     }
 
+    fn has_own_breaker(&self) -> bool {
+        // Where nobody shares a child, one that hangs is the affair of whose it is.
+        self.inner.lifetime != Lifetime::Pool
+    }
+
     fn facts(&self, tool: &str) -> Option<&ToolFacts> {
         self.inner.facts.get(tool)
     }

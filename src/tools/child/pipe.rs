@@ -62,6 +62,16 @@ struct Shared {
     asks: Mutex<HashMap<String, CancellationToken>>,
     /// What was wrong before it died.
     fault: OnceLock<&'static str>,
+    /// How many messages came from the child.
+    heard: AtomicU64,
+    /// A call was given up, and nothing came from the child since it was sent.
+    is_silent: AtomicBool,
+    /// It is being asked whether it is there.
+    is_asked: AtomicBool,
+    /// It has left a ping unanswered that came when it had nothing else to do: its silence says nothing.
+    ignores_pings: AtomicBool,
+    /// For how long a silent child is waited for.
+    patience: Duration,
 }
 
 #[derive(Default)]
@@ -133,7 +143,14 @@ pub(super) enum Failure {
 
 impl Pipe {
     /// Starts to read and write.
-    pub(super) fn open(server: Arc<str>, owner: Owner, pipes: Pipes, watch: Watch, ears: Ears) -> Self {
+    pub(super) fn open(
+        server: Arc<str>,
+        owner: Owner,
+        pipes: Pipes,
+        watch: Watch,
+        ears: Ears,
+        patience: Duration,
+    ) -> Self {
         let (lines, queue) = mpsc::channel(CHILD_QUEUE);
         let shared = Arc::new(Shared {
             server,
@@ -146,6 +163,11 @@ impl Pipe {
             state: Mutex::default(),
             asks: Mutex::default(),
             fault: OnceLock::new(),
+            heard: AtomicU64::new(0),
+            is_silent: AtomicBool::new(false),
+            is_asked: AtomicBool::new(false),
+            ignores_pings: AtomicBool::new(false),
+            patience,
         });
         tokio::spawn(write(Arc::clone(&shared), pipes.stdin, queue));
         tokio::spawn(reader::read(Arc::clone(&shared), pipes.stdout));
@@ -155,6 +177,16 @@ impl Pipe {
     /// How the child died, once it has.
     pub(super) fn death(&self) -> Option<Arc<Death>> {
         self.shared.lock().death.clone()
+    }
+
+    /// Whether a call was given up and nothing came from the child since: others do better elsewhere.
+    pub(super) fn is_silent(&self) -> bool {
+        self.shared.is_silent.load(Ordering::Relaxed)
+    }
+
+    /// It did not answer a ping although it had nothing else to do.
+    pub(super) fn ignores_pings(&self) {
+        self.shared.ignores_pings.store(true, Ordering::Relaxed);
     }
 
     /// Closes the child's stdin: the polite way to say that it should end.
@@ -171,7 +203,7 @@ impl Pipe {
     ) -> Result<Box<RawValue>, Failure> {
         let (answer, answered) = oneshot::channel();
         let id = self.shared.register(answer, None, false).map_err(Failure::Died)?;
-        let _running = InFlight { shared: &self.shared, id, sent: false };
+        let _running = InFlight { shared: &self.shared, id, sent_at: None };
         let exchange = async {
             self.shared.send(message::request(&id.to_string(), method, params)).await;
             answered.await
@@ -243,6 +275,34 @@ impl Shared {
         }
     }
 
+    /// Something came from the child.
+    fn hear(&self) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+        self.is_silent.store(false, Ordering::Relaxed);
+    }
+
+    /// A call was given up, and nothing came since it was sent: the child may be busy with it, or hang. It is asked, and
+    /// ended if it says nothing for as long as it is waited for (MCP 2025-11-25, ping: it must be answered promptly).
+    fn fell_silent(self: &Arc<Self>) {
+        self.is_silent.store(true, Ordering::Relaxed);
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if self.ignores_pings.load(Ordering::Relaxed) || self.is_asked.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let shared = Arc::clone(self);
+        runtime.spawn(async move {
+            let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
+            shared.try_send(&message::request(&id.to_string(), "ping", "{}"));
+            let over = timeout(shared.patience, shared.watch.ended()).await.is_ok();
+            shared.is_asked.store(false, Ordering::Relaxed);
+            // Any message clears this, also the answer to a ping that nobody waits for.
+            if !over && shared.is_silent.load(Ordering::Relaxed) {
+                let _ = shared.fault.set("it did not answer any more");
+                shared.watch.kill();
+            }
+        });
+    }
+
     /// Tells everybody who waits that there will be no answer.
     fn die(&self, death: Death) {
         let death = Arc::new(death);
@@ -262,19 +322,29 @@ impl Shared {
 
 /// A request that runs in the child. Dropping it before its answer came tells the child to stop.
 struct InFlight<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     id: u64,
-    /// It may have reached the child.
-    sent: bool,
+    /// It may have reached the child; how many messages had come from there by then.
+    sent_at: Option<u64>,
+}
+
+impl InFlight<'_> {
+    fn sent(&mut self) {
+        self.sent_at = Some(self.shared.heard.load(Ordering::Relaxed));
+    }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         let removed = self.shared.lock().running.remove(&self.id);
         let unanswered = removed.is_some_and(|request| request.answer.is_some());
-        if unanswered && self.sent {
+        let Some(heard) = self.sent_at.filter(|_| unanswered) else { return };
+        {
             let params = format!("{{\"requestId\":{},\"reason\":\"nobody waits for the answer\"}}", self.id);
             self.shared.try_send(&message::notification("notifications/cancelled", &params));
+        }
+        if self.shared.heard.load(Ordering::Relaxed) == heard {
+            self.shared.fell_silent();
         }
     }
 }

@@ -25,7 +25,9 @@ use super::error::{Death, StartError};
 use super::health::{Gate, Health};
 use super::live::{Live, Start};
 use super::pipe::Owner;
-use crate::base::limits::{CHILD_CRASH_WINDOW, CHILD_PLACE_WAIT, CHILD_STOP_STEP};
+use crate::base::limits::{
+    CHILD_CRASH_WINDOW, CHILD_PLACE_LOOK, CHILD_PLACE_WAIT, CHILD_ROOM_IDLE, CHILD_STOP_STEP,
+};
 use crate::telemetry::metrics::{self, ServerMetrics};
 use crate::tools::Outbox;
 use crate::tools::hosted::changes::Wanted;
@@ -113,7 +115,9 @@ impl Pool {
             let may_grow = self.may_grow(&slots);
             match best {
                 None => (self.add_shared(&mut slots), None),
-                Some(best) if best.is_asking() && may_grow => (self.add_shared(&mut slots), None),
+                Some(best) if (best.is_asking() || best.is_silent()) && may_grow => {
+                    (self.add_shared(&mut slots), None)
+                }
                 Some(best) if best.is_busy() && may_grow => {
                     let another = self.add_shared(&mut slots);
                     (best, Some(another))
@@ -346,25 +350,48 @@ impl Pool {
     }
 
     async fn place(&self, owner: Owner) -> Result<OwnedSemaphorePermit, StartError> {
-        if owner == Owner::Session && self.places.available_permits() == 0 {
-            self.end_an_idle_shared_child();
+        let end = Instant::now() + CHILD_PLACE_WAIT;
+        loop {
+            if self.places.available_permits() == 0 {
+                self.make_room(owner);
+            }
+            // Looked at again now and then: a child may have been idle for long enough.
+            let wait = end.saturating_duration_since(Instant::now()).min(CHILD_PLACE_LOOK);
+            match timeout(wait, Arc::clone(&self.places).acquire_owned()).await {
+                Ok(Ok(place)) => return Ok(place),
+                Err(_) if Instant::now() < end => {}
+                _ => {
+                    return Err(StartError::Full {
+                        server: Arc::clone(&self.start.launch.server),
+                        limit: self.bounds.max_children,
+                    });
+                }
+            }
         }
-        match timeout(CHILD_PLACE_WAIT, Arc::clone(&self.places).acquire_owned()).await {
-            Ok(Ok(place)) => Ok(place),
-            _ => Err(StartError::Full {
-                server: Arc::clone(&self.start.launch.server),
-                limit: self.bounds.max_children,
-            }),
+    }
+
+    /// Ends a child that is not used: a shared one for a session's, else that of the session which has been idle longest.
+    /// Its client is told that it was started anew; without this, clients that went away would shut out all others.
+    fn make_room(&self, owner: Owner) {
+        if owner == Owner::Session && self.end_an_idle_shared_child() {
+            return;
+        }
+        let now = Instant::now();
+        let idlest = {
+            let slots = self.lock();
+            let idle = slots.sessions.values().filter_map(|slot| Some((slot.idle_for(now)?, slot)));
+            idle.max_by_key(|(idle, _)| *idle).map(|(_, slot)| Arc::clone(slot))
+        };
+        if let Some(live) = idlest.and_then(|slot| slot.take_idle(now, CHILD_ROOM_IDLE)) {
+            stop_in_background(live);
         }
     }
 
     /// Shared children keep nothing that anybody would miss: they make room for a session's.
-    fn end_an_idle_shared_child(&self) {
+    fn end_an_idle_shared_child(&self) -> bool {
         let now = Instant::now();
         let idle = self.lock().shared.iter().find_map(|slot| slot.take_idle(now, Duration::ZERO));
-        if let Some(live) = idle {
-            stop_in_background(live);
-        }
+        idle.map(stop_in_background).is_some()
     }
 
     /// Ends idle children from now on, for as long as the pool lives.

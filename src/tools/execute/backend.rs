@@ -1,7 +1,7 @@
-//! The breaker of a host that has none of its own: calls that get no answer in time open it.
+//! The breaker of a tool whose children everybody shares: calls that get no answer in time open it.
 //!
-//! A child that dies or cannot be started is the business of its pool, which parks the server; here only counts who
-//! takes calls and does not answer them. A call that was given up by its client says nothing.
+//! A child that dies, hangs or cannot be started is the business of its pool, which ends it or parks the server; here only
+//! counts a tool that is called and does not answer. A call that was given up by its client says nothing.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -13,16 +13,18 @@ use crate::tools::Host;
 use crate::tools::answer::TIMED_OUT;
 use crate::tools::breaker::{Breaker, Ticket};
 
-/// A host as it is seen by those who call its tools.
+/// A tool of a host as it is seen by those who call it.
 pub(super) struct Backend {
     name: Box<str>,
+    tool: Arc<str>,
     host: Weak<dyn Host>,
     breaker: Mutex<Breaker>,
 }
 
 impl Backend {
-    pub(super) fn new(host: &Arc<dyn Host>) -> Arc<Self> {
-        Arc::new(Self { name: host.name().into(), host: Arc::downgrade(host), breaker: Mutex::default() })
+    pub(super) fn new(host: &Arc<dyn Host>, tool: &Arc<str>) -> Arc<Self> {
+        let (name, tool) = (host.name().into(), Arc::clone(tool));
+        Arc::new(Self { name, tool, host: Arc::downgrade(host), breaker: Mutex::default() })
     }
 
     /// Whether it is this very host.
@@ -39,7 +41,10 @@ impl Backend {
             Ok(ticket) => Ok(Admitted { backend: Arc::clone(self), ticket: Some(ticket) }),
             Err(refusal) => Err(Err(RpcError::new(
                 INTERNAL,
-                format!("server {:?} is {refusal}: this call was not begun; make it again later", self.name),
+                format!(
+                    "{:?} of server {:?} is {refusal}: this call was not begun; make it again later",
+                    &*self.tool, self.name
+                ),
             )
             .with_data(&serde_json::json!({ "retryable": true, "lasting": true, "reason": "breaker" })))),
         }
@@ -66,7 +71,8 @@ impl Admitted {
         } else if self.backend.breaker().failed(&ticket, now, "calls get no answer in time") {
             tracing::warn!(
                 server = &*self.backend.name,
-                "its tools are not called for a while: they give no answers"
+                tool = &*self.backend.tool,
+                "a tool is not called for a while: it gives no answers"
             );
         }
     }

@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use reqwest::Url;
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, OnceCell, watch};
@@ -54,6 +54,7 @@ use crate::telemetry::metrics::{self, UpstreamMetrics};
 use crate::tools::answer::{failure, failure_with_retry, lasting_failure, timed_out};
 use crate::tools::catalog::{ListsChanged, Offers, Subscriber, Updated};
 use crate::tools::hosted::changes::{Ears, ListCounts, News, Wanted};
+use crate::tools::hosted::greeting::About;
 use crate::tools::hosted::params::Errand;
 use crate::tools::registry::headers::HeaderParams;
 use crate::tools::status::{HostStatus, Remote};
@@ -75,6 +76,8 @@ struct Common {
     ears: Ears,
     /// Its lists may be others than they were.
     look_again: Notify,
+    /// Who it said it is in the last handshake.
+    about: ArcSwapOption<About>,
     next_id: AtomicU64,
 }
 
@@ -152,6 +155,7 @@ impl UpstreamHost {
             closing: CancellationToken::new(),
             ears,
             look_again: Notify::new(),
+            about: ArcSwapOption::empty(),
             next_id: AtomicU64::new(1),
         });
         Ok(Arc::new(Self {
@@ -427,8 +431,11 @@ impl Inner {
         let known = lock(&self.known).get().cloned();
         let about = match known.as_deref() {
             Some(Known::Modern(modern)) => modern.about.clone(),
-            Some(Known::Legacy(legacy)) => legacy.told.about.clone(),
-            None => Default::default(),
+            Some(Known::Legacy(legacy)) => {
+                let last = self.common.about.load_full();
+                last.map_or_else(|| legacy.told.about.clone(), |about| About::clone(&about))
+            }
+            None => About::default(),
         };
         let (own, open) = self.slots.count();
         let refusal = self.guard.refused();

@@ -136,6 +136,12 @@ impl Session {
             tasks: greeting.capabilities.has_tasks(),
             logging: greeting.capabilities.logging.is_some(),
         };
+        let about = Arc::new(told.about.clone());
+        let before = self.common.about.swap(Some(Arc::clone(&about)));
+        if before.is_some_and(|before| (&before.name, &before.version) != (&about.name, &about.version)) {
+            // What it was before may have listed other things.
+            self.common.look_again.notify_one();
+        }
         self.adopt(None, told);
         self.send(message::notification("notifications/initialized", "{}")).await?;
         Ok(())

@@ -173,6 +173,41 @@ async fn a_session_is_told_once_that_its_child_was_started_anew() {
 }
 
 #[tokio::test]
+async fn a_child_of_another_version_has_its_lists_taken_again() {
+    for lifetime in ["session", "pool"] {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        // What the server says goes through it, so that another version is there without a reload.
+        let edits = dir.path().join("edits");
+        std::fs::write(&edits, "").unwrap();
+        let script = format!("{:?} | sed -u -f {edits:?}", fixture());
+        let config = format!(
+            "[tools]\ncode = false\n[servers.a]\ncommand = \"sh\"\nargs = [\"-c\", {script:?}]\nlifetime = {lifetime:?}\npool_size = 1\n"
+        );
+        std::fs::write(dir.path().join("config.toml"), config).unwrap();
+        let server = Server::start_in(&dir, &["--ephemeral"], &[]).await;
+        let session = Session::open(&server, REVISION).await;
+        let echo = async |n: u64| {
+            let said = session.post(call(n, "echo", json!({ "message": "m" }))).await.json();
+            assert_eq!(text(&said), "m", "{lifetime}: {said}");
+        };
+        echo(1).await;
+        std::fs::write(
+            &edits,
+            "s/\"version\":\"1\"/\"version\":\"2\"/\ns/\"name\":\"burn\"/\"name\":\"burn_anew\"/\n",
+        )
+        .unwrap();
+        session.post(call(2, "exit", json!({ "n": 1 }))).await;
+        echo(3).await;
+        soon("the list of the other version", async {
+            while !names(&session).await.contains(&"burn_anew".to_owned()) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn tools_are_listed_with_what_the_configuration_says_of_them_and_left_out_without_what_they_need() {
     let facts = "[servers.a.tools.echo]\nversion = \"2.1\"\nintents = [\"say it again\"]\nneeds = [\"a__pid\"]\n\
                  [servers.a.tools.sleep]\nneeds = [\"b__lock\"]\n[servers.a.tools.poll]\nneeds = [\"a__sleep\"]\n";

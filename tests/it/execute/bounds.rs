@@ -108,7 +108,7 @@ async fn calls_of_a_principal_have_so_many_places_and_others_have_their_own() {
 }
 
 #[tokio::test]
-async fn a_server_that_takes_calls_and_never_answers_is_left_alone_for_a_while() {
+async fn a_tool_of_a_pool_that_never_answers_is_left_alone_for_a_while_and_no_other() {
     let server = hosting("short_timeout_seconds = 1", "").await;
     let session = Session::open(&server, "2025-11-25").await;
     // The first pause is short: where it was over before the call came, once more.
@@ -116,7 +116,7 @@ async fn a_server_that_takes_calls_and_never_answers_is_left_alone_for_a_while()
         loop {
             let calls = (1..=5).map(|id| session.post(call(id, "never", json!({}))));
             futures_util::future::join_all(calls).await;
-            let told = session.post(call(9, "echo", json!({ "message": "m" }))).await.json();
+            let told = session.post(call(9, "never", json!({}))).await.json();
             if told.get("error").is_some() {
                 return told;
             }
@@ -126,10 +126,24 @@ async fn a_server_that_takes_calls_and_never_answers_is_left_alone_for_a_while()
     let why = told["error"]["message"].as_str().unwrap_or_else(|| panic!("{told}"));
     assert!(why.contains("not called for another") && why.contains("later"), "{told}");
     assert_eq!(told["error"]["data"]["retryable"], true, "{told}");
-    // It is tried again by and by, and answers.
+    assert_eq!(text(&session.post(call(10, "echo", json!({ "message": "m" }))).await.json()), "m");
+    // It is tried again by and by.
     crate::support::until("it is called again", || async {
-        let told = session.post(call(10, "echo", json!({ "message": "m" }))).await.json();
-        told["result"]["content"][0]["text"] == "m"
+        let told = session.post(call(11, "never", json!({}))).await.json();
+        told["result"]["_meta"]["outlast/timedOut"] == true
     })
     .await;
+}
+
+#[tokio::test]
+async fn calls_that_get_no_answer_shut_out_nobody_who_has_a_child_of_his_own() {
+    let server = hosting("short_timeout_seconds = 1", "lifetime = \"session\"").await;
+    let (one, other) =
+        (Session::open(&server, "2025-11-25").await, Session::open(&server, "2025-11-25").await);
+    for _ in 0..2 {
+        let calls = (1..=5).map(|id| one.post(call(id, "never", json!({}))));
+        futures_util::future::join_all(calls).await;
+    }
+    assert_eq!(text(&other.post(call(9, "echo", json!({ "message": "m" }))).await.json()), "m");
+    assert_eq!(text(&one.post(call(10, "echo", json!({ "message": "m" }))).await.json()), "m");
 }

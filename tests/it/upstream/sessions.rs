@@ -1,6 +1,7 @@
 //! Sessions in a remote server: whose they are, and that losing one is nobody's trouble but is told.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
@@ -98,6 +99,48 @@ async fn a_server_that_says_400_or_401_to_a_session_it_does_not_know_is_understo
         assert!(told_anew(&answer), "{answer}");
         assert_eq!(peer.count("tools/call"), 3);
     }
+}
+
+#[tokio::test]
+async fn a_session_opened_in_another_version_has_the_lists_looked_at() {
+    let is_another = Arc::new(AtomicBool::new(false));
+    let switch = Arc::clone(&is_another);
+    let peer = Peer::start(move |request, caller| {
+        let is_another = switch.load(Ordering::SeqCst);
+        async move {
+            match request.asks().as_str() {
+                "initialize" if is_another => {
+                    let result = json!({
+                        "protocolVersion": LATEST, "capabilities": { "tools": {} },
+                        "serverInfo": { "name": "scripted", "version": "2" },
+                    });
+                    return caller.result(&[("Mcp-Session-Id", "s-2")], result).await;
+                }
+                "tools/list" if is_another => {
+                    let tools = ["act", "act_anew"]
+                        .map(|name| json!({ "name": name, "inputSchema": { "type": "object" } }));
+                    return caller.result(&[], json!({ "tools": tools })).await;
+                }
+                _ => {}
+            }
+            if let Some(caller) = crate::support::peer::legacy(&request, caller).await {
+                caller.result(&[], text("done")).await;
+            }
+        }
+    })
+    .await;
+    let front = fronting(&peer.url(), "").await;
+    assert_eq!(said(&run(&Session::open(&front, LATEST).await, "act", json!({})).await), "done");
+    // The sessions that are there go on, so that nothing is lost.
+    is_another.store(true, Ordering::SeqCst);
+    let session = Session::open(&front, LATEST).await;
+    assert_eq!(said(&run(&session, "act", json!({})).await), "done");
+    crate::support::until("the list of the other version", async || {
+        let list = session.ask(1, "tools/list", json!({})).await;
+        list["result"]["tools"].as_array().unwrap().iter().any(|tool| tool["name"] == "act_anew")
+    })
+    .await;
+    assert_eq!(super::status(&front).await["version"], "2");
 }
 
 #[tokio::test]

@@ -41,7 +41,7 @@ impl Pipe {
         own_task: bool,
         within: Duration,
     ) -> Outcome {
-        let shared = &*self.shared;
+        let shared = &self.shared;
         let (answer, answered) = oneshot::channel();
         let (to, events) = mpsc::channel(CALL_OUTBOX);
         let relay = Relay {
@@ -54,7 +54,7 @@ impl Pipe {
             Ok(id) => id,
             Err(death) => return Outcome::Died { death, sent: false },
         };
-        let mut running = InFlight { shared, id, sent: false };
+        let mut running = InFlight { shared, id, sent_at: None };
         let token = call.progress_token.as_ref().map(|_| id);
         let Some(params) =
             for_server(&call.params, errand.name, token).and_then(|params| with_task(params, own_task))
@@ -69,7 +69,7 @@ impl Pipe {
         if let Err(outcome) = exchange.send(shared, id, errand.method, &params, written).await {
             return outcome;
         }
-        running.sent = true;
+        running.sent();
         let mut answer = match exchange.answer(answered).await {
             Ok(answer) => answer,
             Err(outcome) => return outcome,
@@ -159,13 +159,13 @@ impl<R: Future<Output = Result<(), RpcError>>, E: Future<Output = ()>> Exchange<
 
     /// Waits for the result of the child's task: it comes when the task has ended, and what the task asks comes because
     /// somebody waits for it (MCP 2025-11-25, tasks).
-    async fn result_of(&mut self, shared: &Shared, task: &str) -> Result<Waited, Outcome> {
+    async fn result_of(&mut self, shared: &Arc<Shared>, task: &str) -> Result<Waited, Outcome> {
         let (answer, answered) = oneshot::channel();
         let id = shared.register(answer, None, false).map_err(|death| Outcome::Died { death, sent: true })?;
-        let mut running = InFlight { shared, id, sent: false };
+        let mut running = InFlight { shared, id, sent_at: None };
         let params = format!("{{\"taskId\":{}}}", quote(task));
         self.send(shared, id, "tasks/result", &params, oneshot::channel().0).await?;
-        running.sent = true;
+        running.sent();
         self.answer(answered).await
     }
 }

@@ -67,7 +67,10 @@ async fn read_lines(shared: &Arc<Shared>, stdout: ChildStdout) -> String {
             continue;
         }
         match shared.receive(&line).await {
-            Ok(()) => garbage = 0,
+            Ok(()) => {
+                garbage = 0;
+                shared.hear();
+            }
             Err(why) => {
                 garbage += 1;
                 tracing::warn!(

@@ -42,6 +42,10 @@ struct State {
 }
 
 impl State {
+    fn is_silent(&self) -> bool {
+        matches!(&self.content, Content::Ready(live) if live.is_silent())
+    }
+
     fn is_idle_for(&self, now: Instant, time: Duration) -> bool {
         self.calls == 0 && self.reserved.is_none() && now.saturating_duration_since(self.last_used) >= time
     }
@@ -143,7 +147,7 @@ impl Slot {
     /// Keeps a slot that is not used for one call.
     pub(super) fn reserve(self: &Arc<Self>, purpose: impl FnOnce() -> Purpose) -> Option<Reservation> {
         let mut state = self.lock();
-        if state.calls > 0 || state.reserved.is_some() || self.closed.is_cancelled() {
+        if state.calls > 0 || state.reserved.is_some() || state.is_silent() || self.closed.is_cancelled() {
             return None;
         }
         state.reserved = Some(purpose());
@@ -231,8 +235,9 @@ impl Slot {
         }
     }
 
-    /// How much it has to do: first those that are ready, by their calls; those that are kept for one call last.
-    pub(super) fn load(&self) -> (u8, u8, usize) {
+    /// How much it has to do: first those that are ready, by their calls; then those that are kept for one call, and last
+    /// those whose child may hang.
+    pub(super) fn load(&self) -> (bool, u8, u8, usize) {
         let state = self.lock();
         let readiness = match state.content {
             Content::Ready(_) => 0,
@@ -243,7 +248,21 @@ impl Slot {
             None => 0,
             Some(purpose) => 1 + u8::from(purpose.asks()),
         };
-        (kept, readiness, state.calls)
+        (state.is_silent(), kept, readiness, state.calls)
+    }
+
+    /// Whether its child may hang: a call was given up and nothing came from it since.
+    pub(super) fn is_silent(&self) -> bool {
+        self.lock().is_silent()
+    }
+
+    /// For how long its child has been idle, where nobody would miss more than what it keeps.
+    pub(super) fn idle_for(&self, now: Instant) -> Option<Duration> {
+        let state = self.lock();
+        let idle = matches!(state.content, Content::Ready(_))
+            && self.wanted.is_empty()
+            && state.is_idle_for(now, Duration::ZERO);
+        idle.then(|| now.saturating_duration_since(state.last_used))
     }
 
     /// Whether its child runs a call.
