@@ -250,6 +250,8 @@ fn globs(
     }
     let base = if target.is_file() { target.parent().unwrap_or(target) } else { target };
     let mut builder = GitignoreBuilder::new(base);
+    // git takes `[z` for its own characters; who asks for it has left something out.
+    builder.allow_unclosed_class(false);
     for pattern in patterns {
         let invalid =
             |message: String| AnalysisError::InvalidPattern { field, pattern: pattern.clone(), message };

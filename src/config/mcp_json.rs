@@ -11,6 +11,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use toml::{Table, Value};
 
 use super::error::{ConfigError, Problem};
+use super::shape::nearest;
 
 /// The servers of one file.
 #[derive(Debug, Default)]
@@ -54,6 +55,19 @@ fn parse(current_dir: &Path, name: &str, text: &str, variables: Variables<'_>) -
         if entry.disabled {
             continue;
         }
+        if entry.command.is_none()
+            && entry.url.is_none()
+            && let Some((key, near)) = entry
+                .ignored
+                .iter()
+                .find_map(|key| Some((key, nearest(key, ["command", "url"].into_iter())?)))
+        {
+            let (line, column) = place_of(text, &given, key);
+            return Err(Problem::general(format!(
+                "{name}:{line}:{column}: server `{given}`: unknown key `{key}`; did you mean `{near}`?"
+            ))
+            .into());
+        }
         let server = in_alphabet(&given);
         if server != given {
             found.warnings.push(format!("{name}: server `{given}` is called `{server}` here"));
@@ -70,6 +84,16 @@ fn parse(current_dir: &Path, name: &str, text: &str, variables: Variables<'_>) -
         }
     }
     Ok(found)
+}
+
+/// Line and column of a key of a server, from 1.
+fn place_of(text: &str, server: &str, key: &str) -> (usize, usize) {
+    let quoted = |word: &str| format!("\"{word}\"");
+    let after = text.find(&quoted(server)).unwrap_or(0);
+    let at = text.get(after..).and_then(|rest| rest.find(&quoted(key))).map_or(after, |at| after + at);
+    let before = text.get(..at).unwrap_or_default();
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before.get(line_start..).unwrap_or_default().chars().count() + 1)
 }
 
 /// A name that `[servers.NAME]` takes: other characters become `-`, and it is cut at 32.
@@ -443,6 +467,10 @@ mod tests {
             ("{\n  \"mcpServers\": {]}", "m.json:2:18: "),
             ("{\"mcpServers\": {\"a\": {\"command\": 5}}}", "m.json:1:34: invalid type"),
             ("{\"mcpServers\": {\"a\": {\"args\": \"x\"}}}", "expected a sequence"),
+            (
+                "{\"mcpServers\": {\n  \"a\": {\"comand\": \"x\"}}}",
+                "m.json:2:9: server `a`: unknown key `comand`; did you mean `command`?",
+            ),
             ("[]", "expected an object with `mcpServers`"),
             ("{}", "has no `mcpServers`"),
             ("", "m.json:1:0: EOF"),

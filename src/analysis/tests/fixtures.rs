@@ -144,6 +144,11 @@ fn a_tree_sums_up_directories() {
         "./  3 files  4 code  go 1, python 1, rust 1\n  a.py  1 code\n  sub/  2 files  3 code  go 1, rust 1"
     );
     assert_eq!(result["totals"]["code"], 4);
+    // A name cannot make a line of its own.
+    let odd = tempfile::tempdir().unwrap();
+    write(odd.path(), "we\nird.py", "x = 1\n");
+    let result = structure(&super::engine(odd.path()), json!({ "view": "tree" })).unwrap();
+    assert_eq!(result["text"], "./  1 files  1 code  python 1\n  we\\nird.py  1 code");
     let result = structure(&engine, json!({ "view": "tree", "path": "sub" })).unwrap();
     assert_eq!(
         result["text"],
