@@ -95,6 +95,9 @@ pub(crate) fn take_stock(metrics: &Metrics, engine: &Engine, store: &Store) {
     cache.entries.set(cached.entries.cast_signed());
     cache.bytes.set(cached.bytes.cast_signed());
     metrics.store_writable.set(i64::from(store.trouble().is_none()));
+    if let Some(free) = store.free_bytes() {
+        metrics.disk_free.set(i64::try_from(free).unwrap_or(i64::MAX));
+    }
     let sharing = &metrics.sharing;
     let (own, global) = store.locks_refused();
     for (counter, number) in [(&sharing.own_locks_refused, own), (&sharing.global_locks_refused, global)] {
@@ -103,6 +106,7 @@ pub(crate) fn take_stock(metrics: &Metrics, engine: &Engine, store: &Store) {
     if let Some(status) = store.sharing_status() {
         sharing.dirty_sessions.set(gauge(status.dirty_sessions));
         sharing.auditing.set(i64::from(status.auditing));
+        sharing.heal_seconds.inner().store((status.healing_ms as f64 / 1_000.0).to_bits(), Ordering::Relaxed);
         for (counter, number) in [
             (&sharing.healed, status.healed_sessions),
             (&sharing.audited, status.audited_sessions),

@@ -150,7 +150,10 @@ impl Driver {
             self.outbox.take_all();
             return Ok(());
         }
-        if self.stream.is_none() && self.begin().await.is_err() {
+        if self.stream.is_none()
+            && let Err(error) = self.begin().await
+        {
+            tracing::warn!(%error, "what a call says before its end is not sent: its stream cannot be stored");
             self.no_stream();
             return Ok(());
         }

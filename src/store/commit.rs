@@ -102,6 +102,12 @@ impl Health {
         (trouble.level >= Level::NoSessions).then(|| trouble.usage_error("sessions"))
     }
 
+    /// What may still be written, bytes, as it was looked at last; `None`: there is no bound, or nobody has looked yet.
+    pub(super) fn free(&self) -> Option<u64> {
+        let Usage { used, max } = self.0.lock().unwrap_or_else(PoisonError::into_inner).usage;
+        (max > 0 && max < u64::MAX).then(|| max.saturating_sub(used))
+    }
+
     /// The reason that stays until a restart, if there is one.
     pub(super) fn poison(&self) -> Option<StoreError> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).poison.clone()

@@ -494,6 +494,12 @@ impl Store {
         self.queue.health().crowded()
     }
 
+    /// What the store may still take of the disk, bytes; `None`: there is no bound, or nobody has looked yet.
+    #[must_use]
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.queue.health().free()
+    }
+
     /// Writes what waits, marks the shutdown as clean and closes the database.
     ///
     /// # Errors

@@ -164,6 +164,8 @@ pub struct Metrics {
     pub fsync_errors: Counter,
     /// 1 while the store accepts writes.
     pub store_writable: Gauge,
+    /// What the store may still take of the disk, bytes.
+    pub disk_free: Gauge,
     /// When the process started, seconds since the Unix epoch.
     pub start_time_seconds: Gauge<f64, AtomicU64>,
 }
@@ -233,6 +235,9 @@ impl Metrics {
         let help = "When the process started, since the Unix epoch";
         r.register_with_unit("start_time", help, Unit::Seconds, start_time_seconds.clone());
 
+        let disk_free = Gauge::default();
+        let help = "What the store may still take of the disk";
+        r.register_with_unit("disk_free", help, Unit::Bytes, disk_free.clone());
         Self {
             routes: Route::ALL.map(|route| RouteMetrics::new(&requests, &seconds, route)),
             connections: gauge(r, "connections", "Open connections of the public listener"),
@@ -259,6 +264,7 @@ impl Metrics {
             ),
             fsync_errors: counter(r, "store_fsync_errors", "Writes and syncs that the disk refused"),
             store_writable: gauge(r, "store_writable", "1 while the store accepts writes"),
+            disk_free,
             tool_calls,
             tool_seconds,
             children,

@@ -383,6 +383,11 @@ fn links(out: &mut String, redis: &Value) {
         ),
         ("conflicts", number(&sharing, "conflicts").to_string()),
     ]));
+    let faults = number(&sharing, "faults");
+    if faults > 0 {
+        let told = format!("{faults} times Redis had something else under a key of ours: the log says where");
+        out.push_str(&facts(&[("faults", told)]));
+    }
     if sharing.get("trouble").is_some_and(Value::is_string) {
         out.push_str(&facts(&[("trouble", text(&sharing, "trouble"))]));
     }

@@ -94,10 +94,10 @@ pub(super) async fn agree(shared: &Shared, pipe: &super::dial::Pipe) -> Result<(
     for (call, number) in asked.iter().zip(&mut numbers) {
         // A server that refuses writes or is in the middle of a move answers later.
         let answer = tokio::time::timeout(shared.deadline(), send(pipe, call, false)).await;
-        if let Ok(Ok(value)) = answer
-            && let Ok(text) = answer::text(value)
-        {
-            *number = text.parse().unwrap_or(0);
+        match answer {
+            Ok(Ok(value)) => *number = answer::text(value).map_or(0, |text| text.parse().unwrap_or(0)),
+            // What was said before stands.
+            _ => return shared.refusal.load().as_ref().map_or(Ok(()), |refusal| Err(refusal.to_string())),
         }
     }
     let [format, least] = numbers;

@@ -109,8 +109,8 @@ async fn connect(
     to: &Place,
     known: &mut Known,
 ) -> Result<Open, Failure> {
-    if let Some(refusal) = shared.refusal.load_full() {
-        return Err(Failure::new(Class::Hard(Cause::Unfit), refusal.as_str()));
+    if !holds_meta(shared, line) {
+        agree(shared, line, None).await?;
     }
     // What broke before is over.
     let _ = timeout(Duration::ZERO, line.broken.notified()).await;
@@ -131,11 +131,7 @@ async fn connect(
     let deadline = shared.deadline();
     tracking.ask(&track, deadline).await.map_err(|asked| asked.into_failure(deadline))?;
     look(shared, line, &commands, to).await?;
-    if shared.shard_of(&shared.keys.meta()) == line.shard {
-        let agreed = instances::agree(shared, &commands).await;
-        shared.refusal.store(agreed.as_ref().err().map(|text| Arc::new(text.clone())));
-        agreed.map_err(|text| Failure::new(Class::Hard(Cause::Unfit), text))?;
-    }
+    agree(shared, line, Some(&commands)).await?;
     // What was written between the two connections was not heard of.
     shared.tell(Event::Lapsed(line.shard));
     if lineage(line, to, known) | lost_canary(shared, line, &commands, known, LOOKED_AT).await {
@@ -146,6 +142,23 @@ async fn connect(
         shared.tell(Event::Lineage(line.shard));
     }
     Ok(Open { commands: Arc::new(commands), _tracking: tracking })
+}
+
+/// Whether what all instances agree on lies in a shard.
+fn holds_meta(shared: &Shared, line: &Line) -> bool {
+    shared.shard_of(&shared.keys.meta()) == line.shard
+}
+
+/// Whether this version may write; asked where that is written down, and remembered for the other shards.
+async fn agree(shared: &Shared, line: &Line, pipe: Option<&Pipe>) -> Result<(), Failure> {
+    if let Some(pipe) = pipe.filter(|_| holds_meta(shared, line)) {
+        let agreed = instances::agree(shared, pipe).await;
+        shared.refusal.store(agreed.err().map(Arc::new));
+    }
+    match shared.refusal.load_full() {
+        Some(refusal) => Err(Failure::new(Class::Hard(Cause::Unfit), refusal.as_str())),
+        None => Ok(()),
+    }
 }
 
 async fn dial(shared: &Arc<Shared>, line: &Arc<Line>, to: &Place, tracking: bool) -> Result<Pipe, Failure> {
@@ -354,7 +367,11 @@ async fn look_again(
     to: &Place,
     known: &mut Known,
 ) -> bool {
-    match look(shared, line, &open.commands, to).await {
+    let looked = async {
+        look(shared, line, &open.commands, to).await?;
+        agree(shared, line, Some(&open.commands)).await
+    };
+    match looked.await {
         Ok(()) => {}
         Err(Failure { class: Class::Hard(cause @ (Cause::Unfit | Cause::WrongPrimary)), text }) => {
             line.problem(text);

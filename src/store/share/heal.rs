@@ -8,6 +8,7 @@ use futures_util::StreamExt as _;
 use tokio::sync::Notify;
 
 use super::{Disagreement, Sharing};
+use crate::base::clock::millis;
 use crate::base::ids::SessionKey;
 use crate::base::limits::{HEAL_AT_ONCE, HEAL_MAX_PER_SECOND, HEAL_MIN_PER_SECOND};
 use crate::store::durable::{Table, Write};
@@ -187,12 +188,14 @@ impl Store {
         if count == 0 {
             return Ok(0);
         }
+        let begun = tokio::time::Instant::now();
         futures_util::stream::iter(keys)
             .for_each_concurrent(HEAL_AT_ONCE, |key| async move {
                 self.pay(key, None).await;
                 sharing.counts.healed.fetch_add(1, Ordering::Relaxed);
             })
             .await;
+        sharing.counts.healing_ms.fetch_add(millis(begun.elapsed()), Ordering::Relaxed);
         sharing.pace.adapt();
         Ok(count)
     }

@@ -137,7 +137,8 @@ impl Store {
                 let standing = sharing.remote.once(&key_field(entry.secret.id()), check.clone()).await?;
                 if standing != check {
                     return Err(Disagreement::Keys(format!(
-                        "key {} of this instance is another one than its sisters': give all instances the same keys",
+                        "key {} of this instance is another one than its sisters': give all instances the same keys; an \
+                         instance that has used its own needs an empty data directory then",
                         entry.secret.id()
                     )));
                 }

@@ -81,6 +81,7 @@ pub(super) struct Sharing {
 #[derive(Debug, Default)]
 struct Counts {
     healed: AtomicU64,
+    healing_ms: AtomicU64,
     audited: AtomicU64,
     late_results: AtomicU64,
     forks: AtomicU64,
@@ -97,6 +98,8 @@ pub struct SharingStatus {
     pub more_on_disk: bool,
     /// Sessions whose debts were paid, not at once but later.
     pub healed_sessions: u64,
+    /// Time in which that was done, milliseconds.
+    pub healing_ms: u64,
     /// An audit, in which everything that is held is offered again, is under way.
     pub auditing: bool,
     /// Sessions that were offered in audits.
@@ -282,6 +285,7 @@ impl Store {
             dirty_sessions: sharing.debts.count(),
             more_on_disk: sharing.debts.is_spilled(),
             healed_sessions: count(&sharing.counts.healed),
+            healing_ms: count(&sharing.counts.healing_ms),
             auditing: sharing.pace.is_auditing(),
             audited_sessions: count(&sharing.counts.audited),
             conflicts: sharing.conflicts.count(),

@@ -107,6 +107,8 @@ pub struct SharingMetrics {
     pub auditing: Gauge,
     /// Sessions whose debts were paid later.
     pub healed: Counter,
+    /// Time in which debts were paid later, seconds.
+    pub heal_seconds: FloatCounter,
     /// Sessions that were offered in audits.
     pub audited: Counter,
     /// Acknowledged writes that lost against a later one of another instance.
@@ -125,6 +127,9 @@ impl SharingMetrics {
     pub(super) fn new(r: &mut Registry) -> Self {
         let refused = Family::<ScopeLabel, Counter>::default();
         r.register("lock_refused", "Locks that were asked for and not given", refused.clone());
+        let heal_seconds = FloatCounter::default();
+        let help = "Time in which debts were paid later";
+        r.register_with_unit("heal", help, Unit::Seconds, heal_seconds.clone());
         let of = |scope| refused.get_or_create_owned(&ScopeLabel { scope });
         Self {
             global_locks_refused: of("global"),
@@ -132,6 +137,7 @@ impl SharingMetrics {
             dirty_sessions: gauge(r, "dirty_sessions", "Sessions that owe something to the shared store"),
             auditing: gauge(r, "auditing", "1 while everything that is held is offered again"),
             healed: counter(r, "heal_sessions", "Sessions whose debts were paid later"),
+            heal_seconds,
             audited: counter(r, "audited_sessions", "Sessions that were offered in audits"),
             conflicts: counter(r, "conflicts", "Acknowledged writes that lost against a later one elsewhere"),
             late_results: counter(r, "late_results", "Results that came after another one was final"),

@@ -206,9 +206,19 @@ async fn who_listens_on_another_instance_is_told_where_a_task_stands() {
     assert_eq!(statuses.first(), Some(&json!("working")), "{statuses:?}");
 }
 
+/// Whether there are others is known once signs of life were given.
+async fn knows_instances(server: &Server, count: usize) {
+    until("the instances", || async {
+        let known = status(server).await["redis"]["links"]["instances"].as_array().map_or(0, Vec::len);
+        known == count
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_call_becomes_no_task_while_other_instances_could_not_find_it() {
     let (mut redis, a, b) = two().await;
+    knows_instances(&a, 2).await;
     redis.kill();
     until_mode(&a, "degraded").await;
     let alice = Client::of(&a, "alice");
@@ -230,11 +240,7 @@ async fn a_call_becomes_no_task_while_other_instances_could_not_find_it() {
 async fn an_instance_without_sisters_makes_tasks_while_redis_is_away() {
     let mut redis = Redis::start();
     let only = instance(&redis).await;
-    // Whether there are others is known once it has said that it is there.
-    until("the instance in the list", || async {
-        status(&only).await["redis"]["links"]["instances"].as_array().is_some_and(|known| known.len() == 1)
-    })
-    .await;
+    knows_instances(&only, 1).await;
     redis.kill();
     until_mode(&only, "degraded").await;
     let alice = Client::of(&only, "alice");

@@ -214,6 +214,12 @@ async fn a_newer_format_is_refused() {
     assert!(bed.links.status().problems[0].contains("newer version"));
     let other = Bed::with(&redis.url(), |settings| settings.prefix = "other".into());
     other.is(LinkState::Up).await;
+    // It is asked again: what was written there may have been a mistake, or come later.
+    redis.command(&["HDEL", "mcp:meta:{mcp}", "min_writer"]);
+    bed.is(LinkState::Up).await;
+    redis.command(&["HSET", "mcp:meta:{mcp}", "min_writer", &(FORMAT + 1).to_string()]);
+    bed.is(LinkState::Down).await;
+    assert!(bed.links.status().problems[0].contains("newer version"));
 }
 
 #[tokio::test]
