@@ -85,6 +85,27 @@ async fn a_pool_grows_to_its_size_while_its_children_are_busy() {
 }
 
 #[tokio::test]
+async fn a_pool_keeps_one_child_warm() {
+    let mut settings = fixture(Lifetime::Pool, &[]);
+    (settings.pool_size, settings.idle_seconds) = (2, 1);
+    let host = host(&settings);
+    let first = pid(&*host).await;
+    let busy: Vec<_> = (0..2)
+        .map(|_| tokio::spawn(host.call("sleep", call("sleep", r#"{"n":1000}"#, &Arc::default()))))
+        .collect();
+    until("it has grown", || host.status().children == 2).await;
+    for call in busy {
+        call.await.unwrap().unwrap();
+    }
+    until("one is left", || host.status().children == 1).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!((host.status().children, host.status().started), (1, 2));
+    let left = pid(&*host).await;
+    assert!(left == first || !is_reaped(left));
+    host.close().await;
+}
+
+#[tokio::test]
 async fn an_idle_child_is_ended_and_a_new_one_comes_when_it_is_needed() {
     let mut settings = fixture(Lifetime::Session, &[]);
     settings.idle_seconds = 1;

@@ -101,6 +101,7 @@ impl ChildHost {
         let bounds = Bounds {
             max_children: settings.max_children.clamp(1, usize::from(u16::MAX)),
             pool_size: settings.pool_size,
+            warm: usize::from(settings.lifetime == Lifetime::Pool),
             idle: Duration::from_secs(settings.idle_seconds),
         };
         Arc::new(Self {

@@ -38,6 +38,8 @@ use crate::tools::hosted::greeting::{About, EVERYTHING};
 pub(super) struct Bounds {
     pub(super) max_children: usize,
     pub(super) pool_size: usize,
+    /// So many shared children stay though nobody uses them.
+    pub(super) warm: usize,
     pub(super) idle: Duration,
 }
 
@@ -415,9 +417,13 @@ impl Pool {
             let slots = self.lock();
             slots.shared.iter().chain(slots.sessions.values()).map(Arc::clone).collect()
         };
+        let is_shared = |slot: &Slot| slot.owner == Owner::Shared;
+        let mut shared = slots.iter().filter(|slot| is_shared(slot) && slot.live().is_some()).count();
         for slot in slots {
             self.bury(&slot);
-            if let Some(live) = slot.take_idle(now, self.bounds.idle) {
+            let is_kept = is_shared(&slot) && shared <= self.bounds.warm;
+            if !is_kept && let Some(live) = slot.take_idle(now, self.bounds.idle) {
+                shared -= usize::from(is_shared(&slot));
                 stop_in_background(live);
             }
             if slot.lacks_a_child() {
