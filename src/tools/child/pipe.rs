@@ -20,14 +20,14 @@ use serde_json::value::RawValue;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::ChildStdin;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::asks::Ask;
 use super::error::Death;
 use super::lines::on_one_line;
 use super::process::{Pipes, Watch};
-use crate::base::limits::{CHILD_LAST_WORDS, CHILD_QUEUE};
+use crate::base::limits::{CHILD_LAST_WORDS, CHILD_QUEUE, CHILD_SILENT_AFTER};
 use crate::rpc::error::RpcError;
 use crate::rpc::message;
 use crate::tools::Outbox;
@@ -324,13 +324,13 @@ impl Shared {
 struct InFlight<'a> {
     shared: &'a Arc<Shared>,
     id: u64,
-    /// It may have reached the child; how many messages had come from there by then.
-    sent_at: Option<u64>,
+    /// It may have reached the child; when, and how many messages had come from there by then.
+    sent_at: Option<(Instant, u64)>,
 }
 
 impl InFlight<'_> {
     fn sent(&mut self) {
-        self.sent_at = Some(self.shared.heard.load(Ordering::Relaxed));
+        self.sent_at = Some((Instant::now(), self.shared.heard.load(Ordering::Relaxed)));
     }
 }
 
@@ -338,12 +338,13 @@ impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         let removed = self.shared.lock().running.remove(&self.id);
         let unanswered = removed.is_some_and(|request| request.answer.is_some());
-        let Some(heard) = self.sent_at.filter(|_| unanswered) else { return };
+        let Some((since, heard)) = self.sent_at.filter(|_| unanswered) else { return };
         {
             let params = format!("{{\"requestId\":{},\"reason\":\"nobody waits for the answer\"}}", self.id);
             self.shared.try_send(&message::notification("notifications/cancelled", &params));
         }
-        if self.shared.heard.load(Ordering::Relaxed) == heard {
+        // Of a call that was given up soon there may just be nothing to say yet.
+        if self.shared.heard.load(Ordering::Relaxed) == heard && since.elapsed() >= CHILD_SILENT_AFTER {
             self.shared.fell_silent();
         }
     }
