@@ -112,8 +112,8 @@ pub const CHILD_PARK: Duration = Duration::from_secs(60);
 pub const CHILD_PLACE_WAIT: Duration = Duration::from_secs(5);
 /// See [`CHILD_PLACE_WAIT`]: how often it is looked whether a child may be ended for it.
 pub const CHILD_PLACE_LOOK: Duration = Duration::from_millis(250);
-/// A child that has said nothing for so long since a call that was given up may hang.
-pub const CHILD_SILENT_AFTER: Duration = Duration::from_millis(800);
+/// A child that has said nothing for so long since it was asked for a sign of life may hang.
+pub const CHILD_PROMPT: Duration = Duration::from_millis(250);
 /// A session's child that nobody has used for so long may be ended to make room for another one's.
 pub const CHILD_ROOM_IDLE: Duration = Duration::from_secs(10);
 /// How long a child's reader waits for a call whose client is behind. All calls of that child wait with it, so after

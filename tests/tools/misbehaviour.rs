@@ -1,9 +1,12 @@
 //! Children that do what they should not: the caller gets a clear error, everybody else goes on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use outlast::config::Lifetime;
+use outlast::tools::child::ChildHost;
 use outlast::tools::{Host, LogLevel};
+use serde_json::Value;
 
 use crate::support::{
     Client, InSession as _, bounded, call, failure, fixture, host, pid, run, run_for, session, shared, text,
@@ -201,51 +204,75 @@ fn stop(pid: u32) {
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
 }
 
+/// A host whose children have two seconds for a call, and four for a sign of life.
+fn hasty(lifetime: Lifetime, pool_size: usize) -> Arc<ChildHost> {
+    let mut settings = fixture(lifetime, &[]);
+    (settings.pool_size, settings.call_timeout_seconds, settings.start_timeout_seconds) = (pool_size, 2, 2);
+    host(&settings)
+}
+
+fn is_late(result: &Value) {
+    assert!(failure(result).contains("gave no answer"), "{result}");
+}
+
 #[tokio::test]
 async fn a_child_that_hangs_is_avoided_at_once_and_ended_soon() {
-    let mut settings = fixture(Lifetime::Pool, &[]);
-    (settings.pool_size, settings.call_timeout_seconds, settings.start_timeout_seconds) = (2, 1, 2);
-    let host = host(&settings);
+    // Also where the pool has its size: who hangs is none of it.
+    for pool_size in [1, 2] {
+        let host = hasty(Lifetime::Pool, pool_size);
+        let hung = pid(&*host).await;
+        stop(hung);
+        is_late(&run(&*host, "echo", r#"{"message":"x"}"#).await);
+        for _ in 0..5 {
+            assert_ne!(pid(&*host).await, hung);
+        }
+        until("it is ended", || host.status().died == 1).await;
+        assert!(host.status().last_death.unwrap().contains("it did not answer any more"));
+        echoes(&*host).await;
+        host.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_asks_has_a_child_of_its_own_while_another_one_hangs() {
+    let host = hasty(Lifetime::Pool, 2);
     let hung = pid(&*host).await;
     stop(hung);
-    let result = run(&*host, "echo", r#"{"message":"x"}"#).await;
-    assert!(failure(&result).contains("gave no answer"), "{result}");
-    for _ in 0..5 {
-        assert_ne!(pid(&*host).await, hung);
-    }
-    until("it is ended", || host.status().died == 1).await;
-    assert!(host.status().last_death.unwrap().contains("it did not answer any more"));
-    echoes(&*host).await;
+    is_late(&run(&*host, "echo", r#"{"message":"x"}"#).await);
+    let sleeping = tokio::spawn(host.call("sleep", call("sleep", r#"{"n":1500}"#, &Arc::default())));
+    until("it runs", || host.status().calls == 1).await;
+    // Beside another call its question would be nobody's, and refused.
+    let client = Arc::new(Client { answer: Some(Ok("{}")), ..Client::default() });
+    run_for(&*host, "ask", call("ask", r#"{"method":"roots/list"}"#, &client)).await;
+    assert_eq!(client.asked.lock().unwrap().len(), 1);
+    sleeping.await.unwrap().unwrap();
     host.close().await;
 }
 
 #[tokio::test]
-async fn a_child_that_is_only_busy_with_a_call_that_was_given_up_stays() {
-    let mut settings = fixture(Lifetime::Pool, &[]);
-    (settings.call_timeout_seconds, settings.start_timeout_seconds) = (1, 1);
-    let host = host(&settings);
+async fn a_child_that_is_only_busy_with_calls_that_were_given_up_stays() {
+    let host = hasty(Lifetime::Pool, 1);
     let busy = pid(&*host).await;
-    let result = run(&*host, "never", "{}").await;
-    assert!(failure(&result).contains("gave no answer"), "{result}");
-    // Longer than it is waited for: it has answered the ping.
-    tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+    // The second one while the first answer to a ping may still be thought to be waited for.
+    for _ in 0..2 {
+        is_late(&run(&*host, "never", "{}").await);
+    }
+    // Longer than it is waited for.
+    tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!((pid(&*host).await, host.status().died), (busy, 0));
     host.close().await;
 }
 
 #[tokio::test]
 async fn a_sessions_child_that_hangs_is_replaced() {
-    let mut settings = fixture(Lifetime::Session, &[]);
-    (settings.call_timeout_seconds, settings.start_timeout_seconds) = (1, 2);
-    let host = host(&settings);
+    let host = hasty(Lifetime::Session, 1);
     let a = session("a");
     let pid = async || -> u32 {
         text(&run_for(&*host, "pid", call("pid", "{}", &Arc::default()).of(&a)).await).parse().unwrap()
     };
     let hung = pid().await;
     stop(hung);
-    let late = run_for(&*host, "echo", call("echo", "{}", &Arc::default()).of(&a)).await;
-    assert!(failure(&late).contains("gave no answer"), "{late}");
+    is_late(&run_for(&*host, "echo", call("echo", "{}", &Arc::default()).of(&a)).await);
     until("it is ended", || !crate::support::runs(hung)).await;
     assert_ne!(pid().await, hung);
     host.close().await;

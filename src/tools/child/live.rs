@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::error::{Death, StartError};
 use super::launch::Launch;
-use super::pipe::{Failure, Outcome, Owner, Pipe};
+use super::pipe::{Failure, Outcome, Owner, Pipe, Silence};
 use super::process::Process;
 use crate::base::limits::{CHILD_FIRST_PING, OFFERS_PER_HOST, TOOLS_PER_HOST};
 use crate::rpc::error::{METHOD_NOT_FOUND, RpcError};
@@ -276,9 +276,14 @@ impl Live {
         }
     }
 
-    /// Whether a call was given up and nothing came from it since.
-    pub(super) fn is_silent(&self) -> bool {
-        self.pipe.is_silent()
+    /// Whether it may hang.
+    pub(super) fn silence(&self) -> Silence {
+        self.pipe.silence()
+    }
+
+    /// Waits until that is in doubt no more.
+    pub(super) async fn decided(&self) {
+        self.pipe.decided().await;
     }
 
     /// How it died, once it has.

@@ -7,8 +7,10 @@
 mod asks;
 mod call;
 mod reader;
+mod silence;
 
 pub(super) use call::Outcome;
+pub(super) use silence::Silence;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,14 +22,15 @@ use serde_json::value::RawValue;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::ChildStdin;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::asks::Ask;
+use self::silence::Watched;
 use super::error::Death;
 use super::lines::on_one_line;
 use super::process::{Pipes, Watch};
-use crate::base::limits::{CHILD_LAST_WORDS, CHILD_QUEUE, CHILD_SILENT_AFTER};
+use crate::base::limits::{CHILD_LAST_WORDS, CHILD_QUEUE};
 use crate::rpc::error::RpcError;
 use crate::rpc::message;
 use crate::tools::Outbox;
@@ -62,16 +65,7 @@ struct Shared {
     asks: Mutex<HashMap<String, CancellationToken>>,
     /// What was wrong before it died.
     fault: OnceLock<&'static str>,
-    /// How many messages came from the child.
-    heard: AtomicU64,
-    /// A call was given up, and nothing came from the child since it was sent.
-    is_silent: AtomicBool,
-    /// It is being asked whether it is there.
-    is_asked: AtomicBool,
-    /// It has left a ping unanswered that came when it had nothing else to do: its silence says nothing.
-    ignores_pings: AtomicBool,
-    /// For how long a silent child is waited for.
-    patience: Duration,
+    silence: Watched,
 }
 
 #[derive(Default)]
@@ -163,11 +157,7 @@ impl Pipe {
             state: Mutex::default(),
             asks: Mutex::default(),
             fault: OnceLock::new(),
-            heard: AtomicU64::new(0),
-            is_silent: AtomicBool::new(false),
-            is_asked: AtomicBool::new(false),
-            ignores_pings: AtomicBool::new(false),
-            patience,
+            silence: Watched::new(patience),
         });
         tokio::spawn(write(Arc::clone(&shared), pipes.stdin, queue));
         tokio::spawn(reader::read(Arc::clone(&shared), pipes.stdout));
@@ -179,14 +169,19 @@ impl Pipe {
         self.shared.lock().death.clone()
     }
 
-    /// Whether a call was given up and nothing came from the child since: others do better elsewhere.
-    pub(super) fn is_silent(&self) -> bool {
-        self.shared.is_silent.load(Ordering::Relaxed)
+    /// Whether it may hang.
+    pub(super) fn silence(&self) -> Silence {
+        self.shared.silence.state()
+    }
+
+    /// Waits until that is in doubt no more.
+    pub(super) async fn decided(&self) {
+        self.shared.silence.decided().await;
     }
 
     /// It did not answer a ping although it had nothing else to do.
     pub(super) fn ignores_pings(&self) {
-        self.shared.ignores_pings.store(true, Ordering::Relaxed);
+        self.shared.silence.ignores_pings();
     }
 
     /// Closes the child's stdin: the polite way to say that it should end.
@@ -201,20 +196,7 @@ impl Pipe {
         params: &str,
         within: Duration,
     ) -> Result<Box<RawValue>, Failure> {
-        let (answer, answered) = oneshot::channel();
-        let id = self.shared.register(answer, None, false).map_err(Failure::Died)?;
-        let _running = InFlight { shared: &self.shared, id, sent_at: None };
-        let exchange = async {
-            self.shared.send(message::request(&id.to_string(), method, params)).await;
-            answered.await
-        };
-        match timeout(within, exchange).await {
-            Err(_) => Err(Failure::TimedOut),
-            Ok(Ok(Answer::Result(result))) => Ok(result),
-            Ok(Ok(Answer::Error(error))) => Err(Failure::Error(error)),
-            Ok(Ok(Answer::Died(death))) => Err(Failure::Died(death)),
-            Ok(Err(_)) => Err(Failure::Error(RpcError::internal("the request was forgotten"))),
-        }
+        self.shared.request(method, params, within).await
     }
 
     /// A request of our own whose answer does not matter.
@@ -275,32 +257,27 @@ impl Shared {
         }
     }
 
-    /// Something came from the child.
-    fn hear(&self) {
-        self.heard.fetch_add(1, Ordering::Relaxed);
-        self.is_silent.store(false, Ordering::Relaxed);
-    }
-
-    /// A call was given up, and nothing came since it was sent: the child may be busy with it, or hang. It is asked, and
-    /// ended if it says nothing for as long as it is waited for (MCP 2025-11-25, ping: it must be answered promptly).
-    fn fell_silent(self: &Arc<Self>) {
-        self.is_silent.store(true, Ordering::Relaxed);
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if self.ignores_pings.load(Ordering::Relaxed) || self.is_asked.swap(true, Ordering::Relaxed) {
-            return;
+    /// A request of our own.
+    async fn request(
+        self: &Arc<Self>,
+        method: &str,
+        params: &str,
+        within: Duration,
+    ) -> Result<Box<RawValue>, Failure> {
+        let (answer, answered) = oneshot::channel();
+        let id = self.register(answer, None, false).map_err(Failure::Died)?;
+        let _running = InFlight { shared: self, id, sent_at: None };
+        let exchange = async {
+            self.send(message::request(&id.to_string(), method, params)).await;
+            answered.await
+        };
+        match timeout(within, exchange).await {
+            Err(_) => Err(Failure::TimedOut),
+            Ok(Ok(Answer::Result(result))) => Ok(result),
+            Ok(Ok(Answer::Error(error))) => Err(Failure::Error(error)),
+            Ok(Ok(Answer::Died(death))) => Err(Failure::Died(death)),
+            Ok(Err(_)) => Err(Failure::Error(RpcError::internal("the request was forgotten"))),
         }
-        let shared = Arc::clone(self);
-        runtime.spawn(async move {
-            let id = shared.next_id.fetch_add(1, Ordering::Relaxed);
-            shared.try_send(&message::request(&id.to_string(), "ping", "{}"));
-            let over = timeout(shared.patience, shared.watch.ended()).await.is_ok();
-            shared.is_asked.store(false, Ordering::Relaxed);
-            // Any message clears this, also the answer to a ping that nobody waits for.
-            if !over && shared.is_silent.load(Ordering::Relaxed) {
-                let _ = shared.fault.set("it did not answer any more");
-                shared.watch.kill();
-            }
-        });
     }
 
     /// Tells everybody who waits that there will be no answer.
@@ -324,13 +301,13 @@ impl Shared {
 struct InFlight<'a> {
     shared: &'a Arc<Shared>,
     id: u64,
-    /// It may have reached the child; when, and how many messages had come from there by then.
-    sent_at: Option<(Instant, u64)>,
+    /// It may have reached the child; how many lines had come from there by then.
+    sent_at: Option<u64>,
 }
 
 impl InFlight<'_> {
     fn sent(&mut self) {
-        self.sent_at = Some((Instant::now(), self.shared.heard.load(Ordering::Relaxed)));
+        self.sent_at = Some(self.shared.silence.lines());
     }
 }
 
@@ -338,14 +315,11 @@ impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         let removed = self.shared.lock().running.remove(&self.id);
         let unanswered = removed.is_some_and(|request| request.answer.is_some());
-        let Some((since, heard)) = self.sent_at.filter(|_| unanswered) else { return };
-        {
-            let params = format!("{{\"requestId\":{},\"reason\":\"nobody waits for the answer\"}}", self.id);
-            self.shared.try_send(&message::notification("notifications/cancelled", &params));
-        }
-        // Of a call that was given up soon there may just be nothing to say yet.
-        if self.shared.heard.load(Ordering::Relaxed) == heard && since.elapsed() >= CHILD_SILENT_AFTER {
-            self.shared.fell_silent();
+        let Some(lines) = self.sent_at.filter(|_| unanswered) else { return };
+        let params = format!("{{\"requestId\":{},\"reason\":\"nobody waits for the answer\"}}", self.id);
+        self.shared.try_send(&message::notification("notifications/cancelled", &params));
+        if self.shared.silence.lines() == lines {
+            self.shared.doubt();
         }
     }
 }

@@ -111,21 +111,27 @@ impl Pool {
     /// A shared child: the one with the fewest calls. The pool grows, up to its size, while all of them are busy;
     /// children that run a call undisturbed do not count.
     pub(super) async fn shared(self: &Arc<Self>) -> Result<Lease, StartFailure> {
-        let (slot, another) = {
-            let mut slots = self.lock();
-            let best = slots.shared.iter().min_by_key(|slot| slot.load()).map(Arc::clone);
-            let may_grow = self.may_grow(&slots);
-            match best {
-                None => (self.add_shared(&mut slots), None),
-                Some(best) if (best.is_asking() || best.is_silent()) && may_grow => {
-                    (self.add_shared(&mut slots), None)
+        let (slot, another) = loop {
+            let doubted = {
+                let mut slots = self.lock();
+                let best = slots.shared.iter().min_by_key(|slot| slot.load()).map(Arc::clone);
+                let may_grow = self.may_grow(&slots);
+                match best {
+                    None => break (self.add_shared(&mut slots), None),
+                    Some(best) => match best.doubted() {
+                        Some(doubted) => doubted,
+                        None if (best.is_asking() || best.is_silent()) && may_grow => {
+                            break (self.add_shared(&mut slots), None);
+                        }
+                        None if best.is_busy() && may_grow => {
+                            let another = self.add_shared(&mut slots);
+                            break (best, Some(another));
+                        }
+                        None => break (best, None),
+                    },
                 }
-                Some(best) if best.is_busy() && may_grow => {
-                    let another = self.add_shared(&mut slots);
-                    (best, Some(another))
-                }
-                Some(best) => (best, None),
-            }
+            };
+            doubted.decided().await;
         };
         // For later calls; this one does not wait for it.
         if let Some(another) = another {
@@ -141,27 +147,34 @@ impl Pool {
         asks: bool,
         out: &Arc<dyn Outbox>,
     ) -> Result<Option<(Lease, Reservation)>, StartFailure> {
-        let reservation = {
-            let mut slots = self.lock();
-            let purpose = || if asks { Purpose::Asks } else { Purpose::MayAsk(Arc::clone(out)) };
-            let idle = slots.shared.iter().find_map(|slot| slot.reserve(purpose));
-            match idle {
-                Some(idle) => idle,
-                None if self.may_grow(&slots) || (asks && self.places.available_permits() > 0) => {
-                    match self.add_shared(&mut slots).reserve(purpose) {
-                        Some(reservation) => reservation,
-                        None => return Ok(None),
-                    }
+        let reservation = loop {
+            let doubted = {
+                let mut slots = self.lock();
+                let purpose = || if asks { Purpose::Asks } else { Purpose::MayAsk(Arc::clone(out)) };
+                if let Some(idle) = slots.shared.iter().find_map(|slot| slot.reserve(purpose)) {
+                    break idle;
                 }
-                None => return Ok(None),
-            }
+                let idle = slots.shared.iter().filter(|slot| !slot.is_busy());
+                match idle.filter_map(|slot| slot.doubted()).next() {
+                    Some(doubted) => doubted,
+                    None if self.may_grow(&slots) || (asks && self.places.available_permits() > 0) => {
+                        match self.add_shared(&mut slots).reserve(purpose) {
+                            Some(reservation) => break reservation,
+                            None => return Ok(None),
+                        }
+                    }
+                    None => return Ok(None),
+                }
+            };
+            doubted.decided().await;
         };
         let lease = self.lease(Arc::clone(&reservation.0)).await?;
         Ok(Some((lease, reservation)))
     }
 
     fn may_grow(&self, slots: &Slots) -> bool {
-        let open = slots.shared.iter().filter(|slot| !slot.is_asking()).count();
+        // Those that others can use.
+        let open = slots.shared.iter().filter(|slot| !slot.is_asking() && !slot.is_silent()).count();
         open < self.bounds.pool_size.max(1)
             && (slots.shared.is_empty() || self.places.available_permits() > 0)
     }
@@ -417,13 +430,15 @@ impl Pool {
             let slots = self.lock();
             slots.shared.iter().chain(slots.sessions.values()).map(Arc::clone).collect()
         };
-        let is_shared = |slot: &Slot| slot.owner == Owner::Shared;
-        let mut shared = slots.iter().filter(|slot| is_shared(slot) && slot.live().is_some()).count();
+        slots.iter().for_each(|slot| self.bury(slot));
+        let is_warm = |slot: &Slot| slot.owner == Owner::Shared && slot.live().is_some() && !slot.is_silent();
+        let mut warm = slots.iter().filter(|slot| is_warm(slot)).count();
         for slot in slots {
-            self.bury(&slot);
-            let is_kept = is_shared(&slot) && shared <= self.bounds.warm;
-            if !is_kept && let Some(live) = slot.take_idle(now, self.bounds.idle) {
-                shared -= usize::from(is_shared(&slot));
+            let (counts, is_last) = (is_warm(&slot), warm <= self.bounds.warm);
+            if !(counts && is_last)
+                && let Some(live) = slot.take_idle(now, self.bounds.idle)
+            {
+                warm -= usize::from(counts);
                 stop_in_background(live);
             }
             if slot.lacks_a_child() {

@@ -66,11 +66,10 @@ async fn read_lines(shared: &Arc<Shared>, stdout: ChildStdout) -> String {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
+        // Whatever it is, it lives. Before it is passed on: that may wait for a client.
+        shared.silence.hear();
         match shared.receive(&line).await {
-            Ok(()) => {
-                garbage = 0;
-                shared.hear();
-            }
+            Ok(()) => garbage = 0,
             Err(why) => {
                 garbage += 1;
                 tracing::warn!(

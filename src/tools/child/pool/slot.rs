@@ -13,7 +13,7 @@ use crate::tools::Outbox;
 use crate::tools::child::error::Death;
 use crate::tools::child::health::Health;
 use crate::tools::child::live::Live;
-use crate::tools::child::pipe::Owner;
+use crate::tools::child::pipe::{Owner, Silence};
 use crate::tools::hosted::changes::Wanted;
 
 /// How a start ended; none while it has not.
@@ -42,8 +42,11 @@ struct State {
 }
 
 impl State {
-    fn is_silent(&self) -> bool {
-        matches!(&self.content, Content::Ready(live) if live.is_silent())
+    fn silence(&self) -> Silence {
+        match &self.content {
+            Content::Ready(live) => live.silence(),
+            Content::Empty | Content::Starting(_) => Silence::None,
+        }
     }
 
     fn is_idle_for(&self, now: Instant, time: Duration) -> bool {
@@ -147,7 +150,10 @@ impl Slot {
     /// Keeps a slot that is not used for one call.
     pub(super) fn reserve(self: &Arc<Self>, purpose: impl FnOnce() -> Purpose) -> Option<Reservation> {
         let mut state = self.lock();
-        if state.calls > 0 || state.reserved.is_some() || state.is_silent() || self.closed.is_cancelled() {
+        if state.silence() != Silence::None {
+            return None;
+        }
+        if state.calls > 0 || state.reserved.is_some() || self.closed.is_cancelled() {
             return None;
         }
         state.reserved = Some(purpose());
@@ -237,7 +243,7 @@ impl Slot {
 
     /// How much it has to do: first those that are ready, by their calls; then those that are kept for one call, and last
     /// those whose child may hang.
-    pub(super) fn load(&self) -> (bool, u8, u8, usize) {
+    pub(super) fn load(&self) -> (Silence, u8, u8, usize) {
         let state = self.lock();
         let readiness = match state.content {
             Content::Ready(_) => 0,
@@ -248,12 +254,17 @@ impl Slot {
             None => 0,
             Some(purpose) => 1 + u8::from(purpose.asks()),
         };
-        (state.is_silent(), kept, readiness, state.calls)
+        (state.silence(), kept, readiness, state.calls)
     }
 
-    /// Whether its child may hang: a call was given up and nothing came from it since.
+    /// Whether its child hangs, as far as anybody knows.
     pub(super) fn is_silent(&self) -> bool {
-        self.lock().is_silent()
+        self.lock().silence() == Silence::Silent
+    }
+
+    /// Its child, if that is in doubt.
+    pub(super) fn doubted(&self) -> Option<Arc<Live>> {
+        self.live().filter(|live| live.silence() == Silence::Doubt)
     }
 
     /// For how long its child has been idle, where nobody would miss more than what it keeps.
