@@ -1,6 +1,5 @@
 //! The views of `code_structure`: `outline`, symbols as rows, and `tree`, directories as text.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
@@ -10,6 +9,7 @@ use super::facts::{LineCounts, Symbol};
 use super::page::{Body, Suggestion, most_rows};
 use super::request::{Docs, StructureRequest};
 use super::scan::{Scan, Scanned};
+use crate::base::text::printable;
 
 /// Longest first line of documentation in a row, in characters.
 const DOC_LINE: usize = 160;
@@ -144,21 +144,9 @@ pub fn tree(scan: &Scan, request: &StructureRequest, target: &str, offset: usize
             open: "\"text\":\"".into(),
             separator: "\\n",
             close: "\"",
-            rows: lines.iter().skip(offset).take(most).map(|line| escaped(&on_one_line(line))).collect(),
+            rows: lines.iter().skip(offset).take(most).map(|line| escaped(&printable(line))).collect(),
         },
     }
-}
-
-/// A line of which nothing that a file's name contains makes several.
-fn on_one_line(line: &str) -> Cow<'_, str> {
-    if !line.contains(char::is_control) {
-        return Cow::Borrowed(line);
-    }
-    let shown = |c: char| match c.is_control() {
-        true => c.escape_default().to_string(),
-        false => c.to_string(),
-    };
-    line.chars().map(shown).collect()
 }
 
 impl<'a> Directory<'a> {

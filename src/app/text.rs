@@ -1,7 +1,8 @@
 //! What the command line prints for people: tables, sizes, times.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
+
+pub(super) use crate::base::text::printable;
 
 /// Rows under a heading, in columns that are as wide as what is in them.
 #[derive(Debug)]
@@ -42,18 +43,6 @@ impl Table {
         }
         text
     }
-}
-
-/// Text that moves no cursor: names of values are chosen by tools.
-pub(super) fn printable(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
-        return Cow::Borrowed(text);
-    }
-    let escape = |c: char| match c.is_control() {
-        true => c.escape_default().collect::<String>(),
-        false => c.to_string(),
-    };
-    Cow::Owned(text.chars().map(escape).collect())
 }
 
 /// `17 B`, `1.5 KiB`, `3.0 MiB`

@@ -8,3 +8,4 @@ pub mod limits;
 pub mod percent;
 pub mod seal;
 pub mod table;
+pub mod text;

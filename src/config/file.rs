@@ -134,14 +134,16 @@ impl Reading<'_> {
     }
 
     fn source(&self, at: usize) -> Source {
-        let before = self.text.get(..at).unwrap_or(self.text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        Source::File {
-            path: Arc::clone(&self.path),
-            line: before.matches('\n').count() + 1,
-            column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
-        }
+        let (line, column) = line_and_column(self.text, at);
+        Source::File { path: Arc::clone(&self.path), line, column }
     }
+}
+
+/// The line and column of a byte of a text, from 1; the column in characters.
+pub(super) fn line_and_column(text: &str, at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before.get(line_start..).unwrap_or_default().chars().count() + 1)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use toml::{Table, Value};
 
 use super::error::{ConfigError, Problem};
+use super::file::line_and_column;
 use super::shape::nearest;
 
 /// The servers of one file.
@@ -91,9 +92,7 @@ fn place_of(text: &str, server: &str, key: &str) -> (usize, usize) {
     let quoted = |word: &str| format!("\"{word}\"");
     let after = text.find(&quoted(server)).unwrap_or(0);
     let at = text.get(after..).and_then(|rest| rest.find(&quoted(key))).map_or(after, |at| after + at);
-    let before = text.get(..at).unwrap_or_default();
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before.get(line_start..).unwrap_or_default().chars().count() + 1)
+    line_and_column(text, at)
 }
 
 /// A name that `[servers.NAME]` takes: other characters become `-`, and it is cut at 32.

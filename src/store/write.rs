@@ -409,7 +409,7 @@ impl Store {
     }
 
     /// Now, as the shared store's clock has it as far as that is known: instances agree on it better than on their own.
-    fn shared_now_ms(&self) -> u64 {
+    pub(super) fn shared_now_ms(&self) -> u64 {
         self.clock.now_ms().saturating_add_signed(self.offset_ms.load(Ordering::Relaxed))
     }
 

@@ -274,7 +274,7 @@ impl Store {
                 return;
             }
             let offset_ms = store.offset_ms.load(Ordering::Relaxed);
-            let until_ms = store.clock.now_ms().saturating_add_signed(offset_ms).saturating_add(millis(ttl));
+            let until_ms = store.shared_now_ms().saturating_add(millis(ttl));
             let made_ms = made_ms.saturating_add_signed(offset_ms);
             // Not kept, it is made again.
             let _ = sharing.remote.cache_put(&name, made_ms, Some((sealed, until_ms))).await;

@@ -272,7 +272,7 @@ impl Store {
         };
         let begun = Instant::now();
         // Nobody has seen what is paid before this moment.
-        let paid = Paid { seen_ms: self.shared_clock_ms(), now_ms: self.clock.monotonic_ms() };
+        let paid = Paid { seen_ms: self.shared_now_ms(), now_ms: self.clock.monotonic_ms() };
         let merged = sharing.remote.push_doc(key, push).await;
         sharing.pace.saw(begun.elapsed());
         let merged = merged?;
@@ -300,10 +300,5 @@ impl Store {
             sharing.conflicts.at_risk.restamped(key, &session.doc, self.origin);
         }
         Ok(())
-    }
-
-    /// Now, on the clock that gives stamps.
-    fn shared_clock_ms(&self) -> u64 {
-        self.clock.now_ms().saturating_add_signed(self.offset_ms.load(Ordering::Relaxed))
     }
 }

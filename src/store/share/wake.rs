@@ -12,7 +12,7 @@ use crate::base::ids::{Origin, SessionKey};
 use crate::base::limits::{WOKEN, WOKEN_AT_ONCE};
 use crate::state::doc::Doc;
 use crate::state::result::Outcome;
-use crate::store::remote::{LinkState, Shard};
+use crate::store::remote::{LinkState, RemoteError, Shard};
 use crate::store::sessions::State;
 use crate::store::{Lookup, Store};
 
@@ -234,7 +234,9 @@ impl Store {
                 Ok(None) => {}
                 Err(error) => {
                     tracing::debug!(session = %key, name, %error, "a shared result is not looked at now");
-                    sharing.woken.put_back(Look::Result(key, name));
+                    if matches!(error, RemoteError::Away(_)) {
+                        sharing.woken.put_back(Look::Result(key, name));
+                    }
                 }
             },
         }
