@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::support::{PATIENCE, POST, Raw, Server, start, until};
@@ -20,6 +20,26 @@ async fn open(server: &Server) -> Raw {
     assert_eq!(head.header("x-accel-buffering"), "no");
     assert_eq!(head.header("mcp-session-id"), "s1.x");
     raw
+}
+
+/// A client that takes little at a time.
+async fn slow(server: &Server) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(server.address).await.unwrap()
+}
+
+/// Says something on the newest stream, and lets go of it.
+async fn say(server: &Server) {
+    let sender = server.engine.streams.lock().unwrap().pop().unwrap();
+    sender.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+}
+
+/// The answer that comes now is a stream, and carries what is said.
+async fn carries(server: &Server, raw: &mut Raw) {
+    assert_eq!(raw.head().await.header("content-type"), "text/event-stream");
+    say(server).await;
+    assert_eq!(raw.take_until("data: 1\n\n").await, "9\r\ndata: 1\n\n");
 }
 
 #[tokio::test]
@@ -43,9 +63,7 @@ async fn a_stream_that_is_left_open_ends_with_its_connection() {
     assert_eq!((head.header("connection"), head.header("transfer-encoding")), ("close", "chunked"));
     assert!(httpdate::parse_http_date(head.header("date")).is_ok(), "{head:?}");
     assert!(!head.header("x-request-id").is_empty());
-    let sender = server.engine.streams.lock().unwrap().pop().unwrap();
-    sender.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
-    drop(sender);
+    say(&server).await;
     assert_eq!(String::from_utf8(raw.end().await).unwrap(), "9\r\ndata: 1\n\n\r\n0\r\n\r\n");
     until("the end", || server.counts.closed.load(Ordering::SeqCst) == 1).await;
 }
@@ -53,9 +71,7 @@ async fn a_stream_that_is_left_open_ends_with_its_connection() {
 #[tokio::test]
 async fn a_stream_comes_after_the_answers_that_were_asked_for_before_it() {
     let server = start(|_| {}).await;
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    let mut raw = Raw::of(socket.connect(server.address).await.unwrap());
+    let mut raw = Raw::of(slow(&server).await);
     // More answers than the sockets hold.
     const BEFORE: usize = 4_000;
     let post = POST.replace('\n', "\r\n");
@@ -64,10 +80,7 @@ async fn a_stream_comes_after_the_answers_that_were_asked_for_before_it() {
     for _ in 0..BEFORE {
         assert_eq!(raw.head().await.status, 202);
     }
-    assert_eq!(raw.head().await.header("content-type"), "text/event-stream");
-    let sender = server.engine.streams.lock().unwrap()[0].clone();
-    sender.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
-    assert_eq!(raw.take_until("data: 1\n\n").await, "9\r\ndata: 1\n\n");
+    carries(&server, &mut raw).await;
 }
 
 /// Requests that are answered before their bodies are read, which hyper does last.
@@ -83,28 +96,20 @@ async fn a_stream_comes_after_a_request_whose_body_nobody_wanted() {
         let mut raw = Raw::to(server.address).await;
         raw.send(format!("{early}{GET}")).await;
         assert_eq!(raw.head().await.status, 204, "{early}");
-        assert_eq!(raw.head().await.header("content-type"), "text/event-stream");
-        let sender = server.engine.streams.lock().unwrap().pop().unwrap();
-        sender.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
-        assert_eq!(raw.take_until("data: 1\n\n").await, "9\r\ndata: 1\n\n");
+        carries(&server, &mut raw).await;
     }
 }
 
 #[tokio::test]
 async fn a_stream_waits_until_the_answers_before_it_are_taken() {
     let server = start(|_| {}).await;
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    let mut raw = Raw::of(socket.connect(server.address).await.unwrap());
+    let mut raw = Raw::of(slow(&server).await);
     const BEFORE: usize = 4_000;
     raw.send(ANSWERED_EARLY[0].repeat(BEFORE) + GET).await;
     for _ in 0..BEFORE {
         assert_eq!(raw.head().await.status, 204);
     }
-    assert_eq!(raw.head().await.header("content-type"), "text/event-stream");
-    let sender = server.engine.streams.lock().unwrap()[0].clone();
-    sender.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
-    assert_eq!(raw.take_until("data: 1\n\n").await, "9\r\ndata: 1\n\n");
+    carries(&server, &mut raw).await;
 }
 
 #[tokio::test]
@@ -113,9 +118,7 @@ async fn a_reader_of_http_1_0_gets_a_stream_without_chunks() {
     let mut raw = Raw::to(server.address).await;
     raw.send(GET.replace("1.1", "1.0")).await;
     assert_eq!(raw.head().await.header("transfer-encoding"), "");
-    let sender = server.engine.streams.lock().unwrap().pop().unwrap();
-    sender.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
-    drop(sender);
+    say(&server).await;
     assert_eq!(raw.end().await, b"data: 1\n\n");
 }
 
@@ -136,9 +139,7 @@ async fn a_stream_ends_after_its_time() {
 #[tokio::test]
 async fn a_reader_that_takes_nothing_is_cut() {
     let server = start(|config| config.streams.stall_seconds = 1).await;
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    let stream = socket.connect(server.address).await.unwrap();
+    let stream = slow(&server).await;
     stream.writable().await.unwrap();
     let request =
         format!("{}\r\nHost: localhost\r\nContent-Length: 7\r\n\r\nendless", POST.replace('\n', "\r\n"));
@@ -149,9 +150,7 @@ async fn a_reader_that_takes_nothing_is_cut() {
 #[tokio::test]
 async fn a_reader_of_a_stream_that_is_left_open_is_cut_as_well() {
     let server = start(|config| config.streams.stall_seconds = 1).await;
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    let stream = socket.connect(server.address).await.unwrap();
+    let stream = slow(&server).await;
     stream.writable().await.unwrap();
     assert_eq!(stream.try_write(GET.as_bytes()).unwrap(), GET.len());
     until("the stream", || server.engine.streams.lock().unwrap().len() == 1).await;

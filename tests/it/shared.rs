@@ -38,6 +38,11 @@ async fn status(server: &Server) -> Value {
     server.admin_exchange("GET", "/admin/status", b"").await.json()
 }
 
+/// The answer of a client that agrees.
+fn yes(question: &Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "accept", "content": {"answer": "yes"}}})
+}
+
 /// A server may serve before its link is up.
 pub async fn until_mode(server: &Server, mode: &str) {
     until(&format!("mode {mode}"), || async { status(server).await["mode"] == mode }).await;
@@ -163,8 +168,7 @@ async fn an_answer_and_a_cancellation_reach_the_instance_that_waits() {
     let mut asked = session.start(&json!(1), "ask", json!({"message": "well?"})).await;
     let question = asked.take(1).await.remove(0);
     assert_eq!(question["method"], "elicitation/create", "{question}");
-    let answer = json!({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "accept", "content": {"answer": "yes"}}});
-    assert_eq!(there.post(&answer).await.status(), 202);
+    assert_eq!(there.post(&yes(&question)).await.status(), 202);
     let result = asked.rest().await.pop().unwrap();
     assert_eq!(result["id"], 1, "{result}");
     assert!(result["result"].to_string().contains("yes"), "{result}");

@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::{instance, status, two, until_mode};
+use super::{instance, status, two, until_mode, yes};
 use crate::support::session::Session;
 use crate::support::until;
 
@@ -42,8 +42,7 @@ async fn an_answer_and_a_cancellation_are_heard_by_an_instance_that_was_cut_off_
         status(&b).await["redis"]["links"]["links"][0]["leased"] == true
     })
     .await;
-    let answer = json!({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "accept", "content": {"answer": "yes"}}});
-    assert_eq!(there.post(&answer).await.status(), 202);
+    assert_eq!(there.post(&yes(&question)).await.status(), 202);
     let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 2}});
     assert_eq!(there.post(&cancel).await.status(), 202);
     until("both there", || async { redis.command(&["KEYS", "*:result:*"]).contains("cancel/2") }).await;
